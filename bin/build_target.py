@@ -1,0 +1,10 @@
+#!/usr/bin/env python
+"""Build targets alone: data, network and minimum.
+
+    python bin/build_target.py -m seed=1,2,3
+"""
+
+from lambda_hat.cli import main
+
+if __name__ == "__main__":
+    main("target")

@@ -1,0 +1,97 @@
+"""One run's analysis.json, from its draws."""
+
+import math
+
+import numpy as np
+
+from lambda_hat.analysis import estimates, status
+from lambda_hat.config import Quadratic
+from lambda_hat.targets import models, truths
+
+
+def analyse(config, target, result, beta, gamma):
+    """What analysis.json says of a run but for its timings.
+
+    Arguments:
+        config: the `config.Config`.
+        target: `targets.artifact.Target`.
+        result: `samplers.sample.Result`.
+        beta, gamma: β and γ as they were.
+    """
+    n, p = target.meta["dims"]["n"], target.meta["dims"]["p"]
+    records, steps = result.draws.records, result.draws.steps
+    llc = estimates.summarise(records.excess)
+    stein = estimates.summarise(records.stein)
+    expected = float(np.sum(result.density.shares))
+    controlled, coefficient = estimates.control_variate(records.excess, records.stein_curvature, expected)
+    acceptance = float(np.mean(steps.acceptance))
+    divergences = int(np.sum(steps.diverging))
+    verdict, reasons = status.judge(
+        status.Evidence(
+            excess=records.excess,
+            distance2=records.distance2,
+            llc=llc,
+            stein=stein,
+            p=p,
+            w0_norm2=float(target.w0 @ target.w0),
+            baseline_gain=result.baseline_gain,
+            acceptance=acceptance,
+            divergences=divergences,
+        )
+    )
+    gradients = float(np.sum(steps.gradients))
+    loss0 = float(result.density.loss0)
+    return {
+        "target_id": target.meta["target_id"],
+        "sampler": config.sampler.name,
+        "llc_mean": llc.mean,
+        "llc_std": llc.std,
+        "llc_mcse": llc.mcse,
+        "ess": llc.ess,
+        "rhat": llc.rhat,
+        "status": verdict,
+        "status_reasons": reasons,
+        "truth": _truth(config, target, llc, n * beta, gamma),
+        "n": n,
+        "p": p,
+        "beta": beta,
+        "gamma": gamma,
+        "loss": _loss_name(config, target),
+        "dtype": config.sampler.dtype,
+        "L0": loss0,
+        "total_fges": result.warmup_gradients + gradients,
+        "fges": {"warmup": result.warmup_gradients, "draws": gradients},
+        "llc_variance_estimator": llc.std**2,
+        "control_variate": {"llc_mean": controlled.mean, "llc_mcse": controlled.mcse, "coefficient": coefficient},
+        "sensitivities": estimates.sensitivities(records.excess, records.distance2, gamma),
+        "stein_identity": {"mean": stein.mean, "mcse": stein.mcse, "expected": p},
+        "baseline_gain": result.baseline_gain,
+        "laplace": expected / 2 if len(result.density.shares) == p else None,
+        "distance2_mean": float(np.mean(records.distance2)),
+        "acceptance": acceptance,
+        "divergences": divergences,
+        "adapted": result.tuned,
+        "sampler_config": config.sampler,
+        "posterior_config": config.posterior,
+    }
+
+
+def _loss_name(config, target):
+    if target.model.potential is not None:
+        return "analytic"
+    return "cross-entropy" if np.issubdtype(target.y.dtype, np.integer) else config.posterior.loss
+
+
+def _truth(config, target, llc, nbeta, gamma):
+    """What is known of λ, and how far off λ̂ is: from its finite-(n, β, γ) value where that is known, and from λ."""
+    known = target.meta["truth"]
+    if known is None:
+        return None
+    finite = None
+    if isinstance(config.model, Quadratic):
+        finite = truths.finite_quadratic(models.curvatures(config.model), nbeta, gamma)
+    return known | {
+        "finite": finite,
+        "relative_error_finite": None if finite is None else llc.mean / finite - 1,
+        "relative_error": llc.mean / known["lambda"] - 1,
+    }

@@ -1,0 +1,40 @@
+"""What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lambda_hat import hydra_glue, messages
+from lambda_hat.errors import UserError
+from lambda_hat.launch import local
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+log = logging.getLogger(__name__)
+
+
+def main(stage):
+    """Entry point of a script that makes targets (`target`) or runs (`run`)."""
+    hydra_glue.register()
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
+
+    def task(cfg):
+        sys.exit(local.run_all(stage, [(cfg, HydraConfig.get().overrides.task)]))
+
+    task.stage = stage
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        if full_error:
+            raise
+        sys.exit(messages.of(error))
+    except KeyboardInterrupt:
+        print("Interrupted: finished work is kept, unfinished work left no trace; the same command goes on.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,13 @@
+"""Errors that a user can mend: one sentence each (what, expected, got, what to do), shown without a traceback."""
+
+
+class UserError(Exception):
+    """A user's mistake or a damaged artifact; the text is all that the terminal shows."""
+
+
+class ConfigError(UserError):
+    """The composed configuration cannot be run; the text names each offending key on a line of its own."""
+
+
+class StoreError(UserError):
+    """An artifact is missing, damaged or does not belong to its directory's name."""

@@ -1,0 +1,274 @@
+"""The way of the data: configuration → target → draws → analysis → directory. Nothing heavy is imported before it is needed."""
+
+import logging
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lambda_hat import config as configs
+from lambda_hat import provenance, store
+from lambda_hat.errors import StoreError
+from lambda_hat.hydra_glue import group_from_plain
+
+log = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """One thing to be made.
+
+    Attributes:
+        stage: `target` or `run`.
+        config: its whole configuration, checked.
+        paths: where it lands.
+    """
+
+    stage: str
+    config: configs.Config
+    paths: store.Paths
+
+    @property
+    def directory(self):
+        """The directory that exists if and only if the job is done."""
+        return self.paths.target if self.stage == "target" else self.paths.run
+
+
+def job(stage, config):
+    """The `Job` of a configuration; an existing target's own configuration takes the place of the composed one.
+
+    Raises:
+        ConfigError: where the configuration cannot be run.
+        StoreError: where `target=` names no target.
+    """
+    root = Path(config.store.root)
+    if config.target is not None:
+        directory = store.Paths(root, config.target).target
+        if Path(config.target).name != config.target or not store.is_done(directory):
+            raise StoreError(
+                f"target={config.target}: there is no such target in {root / 'targets'}; ls that directory, or leave target out "
+                "to build one."
+            )
+        stored = store.open_config(directory, "target")
+        groups = {group: group_from_plain(group, stored[group]) for group in ("model", "data", "training")}
+        config = replace(config, **groups, seed=stored["seed"])
+    configs.check(config)
+    return Job(stage, config, store.Paths(root, config.store.target_id, config.store.run_id))
+
+
+def is_done(job):
+    """Whether there is nothing to do. Imports no JAX."""
+    return not job.config.force and store.is_done(job.directory)
+
+
+def make(job, log_path=None):
+    """Do a job; a failure leaves a record beside its directory.
+
+    Raises:
+        UserError: for what a user can mend.
+        Exception: for what is our fault, with its traceback in the record.
+    """
+    record = job.directory.parent / f"_failed_{job.directory.name}.json"
+    try:
+        if job.stage == "target":
+            _target(job, force=job.config.force)
+        else:
+            _run(job)
+    except Exception as error:
+        if record.parent.is_dir():
+            text = {"error": str(error), "traceback": traceback.format_exc(), "log": log_path, "created_at": store.now()}
+            store.write_json(record, text)
+        raise
+    record.unlink(missing_ok=True)
+
+
+# --- target -----------------------------------------------------------------------------------------------------------
+
+
+def _target(job, force=False):
+    """Build and publish the job's target unless it is there."""
+    paths, config = job.paths, job.config
+    if store.is_done(paths.target) and not force:
+        return
+    from lambda_hat import backend
+
+    backend.start(config.runtime)
+    from lambda_hat.targets import artifact
+
+    began = time.perf_counter()
+    say = _progress(config)
+    with store.workspace(paths.target) as hidden:
+        target = artifact.build(config, say)
+        target.meta["walltime_sec"] = time.perf_counter() - began
+        artifact.write(hidden, target, paths.target_id)
+        store.write_config(hidden, _groups(config, "target"))
+        if force and store.is_done(paths.target):
+            log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
+        if not store.publish(hidden, paths.target):
+            log.info("%s was built by another process meanwhile; using that one", paths.target_id)
+            return
+    store.append_line(
+        paths.catalog,
+        {
+            "target_id": paths.target_id,
+            "created_at": target.meta["created_at"],
+            "model": store.plain(config.model),
+            "data": store.plain(config.data),
+            "seed": config.seed,
+        },
+    )
+    metrics = target.meta["metrics"]
+    say(
+        f"target: {paths.target}  L0 = {metrics['L0']:.6g}, |∇L| = {metrics['gradient_norm']:.2g}, further descent gains "
+        f"{metrics['further_descent_gain']:.2g} in units of λ̂  ({target.meta['walltime_sec']:.1f} s)"
+    )
+
+
+def _groups(config, stage):
+    return {key: getattr(config, key) for key in store.STAGES[stage].keys}
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def _run(job):
+    """Sample the job's posterior and publish the run, building its target first where that is missing."""
+    paths, config = job.paths, job.config
+    clock = Clock()
+    from lambda_hat import backend
+
+    backend.start(config.runtime)
+    clock.lap("start")
+    _target(job)
+    clock.lap("train")
+    store.open_config(paths.target, "target")
+
+    from lambda_hat.analysis import analyse, trace
+    from lambda_hat.samplers import sample
+    from lambda_hat.targets import artifact
+
+    say = _progress(config)
+    target = artifact.read(paths.target, config.model, config.data)
+    clock.lap("start")
+    loss = target.loss(config.posterior)
+    curvature = artifact.curvature(paths.target, target, config.posterior)
+    clock.lap("curvature")
+    n, w0 = target.meta["dims"]["n"], target.w0
+    beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
+    result = sample.sample(
+        config.sampler, config.posterior, loss, target.rows(config.sampler.dtype), w0, n, curvature, say
+    )
+    clock.add("adapt", result.seconds["adapt"])
+    clock.add("sample", result.seconds["sample"])
+    clock.lap(None)
+
+    summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
+    attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
+    tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
+    clock.lap("analyse")
+    with store.workspace(paths.run) as hidden:
+        trace.write(hidden / "trace.nc", tree)
+        store.write_config(hidden, _groups(config, "run"))
+        clock.lap("write")
+        from lambda_hat.analysis import figures
+
+        (hidden / "diagnostics").mkdir()
+        figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
+        clock.lap("plot")
+        summary |= {
+            "curvature_fges": curvature.gradients,
+            "walltime_sec": clock.total(),
+            "timings_sec": clock.laps | {"compile": clock.compile_seconds},
+            "created_at": store.now(),
+            "provenance": provenance.summary(),
+        }
+        store.write_json(hidden / "analysis.json", summary)
+        if config.force and store.is_done(paths.run):
+            log.info("the old run is now in %s", store.set_aside(paths.run, paths))
+        if not store.publish(hidden, paths.run):
+            log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
+            return
+    store.append_line(
+        paths.runs,
+        {
+            "target_id": paths.target_id,
+            "sampler": config.sampler.name,
+            "hyperparams": store.plain({"sampler": config.sampler, "posterior": config.posterior}),
+            "walltime_sec": summary["walltime_sec"],
+            "artifact_path": str(paths.run),
+            "created_at": summary["created_at"],
+        },
+    )
+    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["timings_sec"].items()))
+
+
+class Clock:
+    """Wall-clock time by phase; compilation is measured by JAX itself and is part of the phases it happens in."""
+
+    def __init__(self):
+        self.laps, self._began = {}, time.perf_counter()
+        self._last = self._began
+        self.compile_seconds = 0.0
+        self._listening = False
+
+    def lap(self, name):
+        """Credit the time since the last lap to a phase (to none where `name` is None)."""
+        now = time.perf_counter()
+        if name is not None:
+            self.add(name, now - self._last)
+        self._last = now
+        if not self._listening:
+            import jax
+
+            jax.monitoring.register_event_duration_secs_listener(self._heard)
+            self._listening = True
+
+    def add(self, name, seconds):
+        """Credit seconds to a phase."""
+        self.laps[name] = self.laps.get(name, 0.0) + seconds
+
+    def total(self):
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._began
+
+    def _heard(self, event, seconds, **_):
+        if event.startswith("/jax/core/compile/"):
+            self.compile_seconds += seconds
+
+
+def _progress(config):
+    """A function that logs a line of progress; frequent ones only every 10 seconds."""
+    last = time.monotonic()
+
+    def say(line, frequent=False):
+        nonlocal last
+        if config.runtime.progress and not (frequent and time.monotonic() - last < 10):
+            last = time.monotonic()
+            log.info("  %s", line)
+
+    return say
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+def verdict(job):
+    """The status of a finished run; `ok` for a target."""
+    return store.read_json(job.directory / "analysis.json")["status"] if job.stage == "run" else "ok"
+
+
+def result_line(job):
+    """One line that says what a finished job found and where it is."""
+    if job.stage == "target":
+        meta = store.read_json(job.directory / "meta.json")
+        return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
+    found = store.read_json(job.directory / "analysis.json")
+    if found["llc_mean"] is None:
+        estimate = "λ̂ = none"
+    else:
+        error = "?" if found["llc_mcse"] is None else f"{found['llc_mcse']:.2g}"
+        estimate = f"λ̂ = {found['llc_mean']:.5g} ± {error}"
+    ess = "–" if found["ess"] is None else f"{found['ess']:.0f}"
+    rhat = "–" if found["rhat"] is None else f"{found['rhat']:.4f}"
+    line = f"{found['sampler']:5}  {estimate}  ESS {ess}  R-hat {rhat}  {found['status']}  {job.directory}"
+    return "\n".join([line, *(f"       {found['status']}: {reason}" for reason in found["status_reasons"])])

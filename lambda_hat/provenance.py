@@ -1,0 +1,45 @@
+"""Where a result came from: code, packages, host. Recorded beside it, never hashed into its name."""
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("jax", "jaxlib", "blackjax", "optax", "numpy", "scipy", "arviz", "xarray", "hydra-core")
+
+
+def summary():
+    """Everything that is recorded beside a run."""
+    return {"code_sha": code_sha(), "pkg_versions": versions(), "python": platform.python_version(), "hostname": platform.node()}
+
+
+def code_sha():
+    """Commit of the source tree, with `+dirty` where it is modified; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        sha = _git(here, "rev-parse", "HEAD")
+        return sha + ("+dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(directory, *words):
+    return subprocess.run(["git", "-C", str(directory), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def versions():
+    """Installed versions of the packages that numbers depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def sha256(path):
+    """Hex digest of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""The tempered local posterior as samplers see it: a log density over whitened coordinates u, with w = w0 + M u.
+
+Coordinates are in float64, data and gradients in the sampler's precision."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lambda_hat.targets import losses
+
+
+class Metric(NamedTuple):
+    """A symmetric linear map M = rest·I + V (diag(scales) − rest) Vᵀ, applied in O(pk).
+
+    Attributes:
+        vectors: orthonormal columns V `[p, k]`.
+        scales: M's eigenvalues on them `[k]`.
+        rest: its eigenvalue everywhere else.
+    """
+
+    vectors: Float[Array, "p k"]
+    scales: Float[Array, " k"]
+    rest: Float[Array, ""]
+
+    def apply(self, u: Float[Array, " p"]) -> Float[Array, " p"]:
+        """M u."""
+        return self.rest * u + self.vectors @ ((self.scales - self.rest) * (u @ self.vectors))
+
+
+class Density(NamedTuple):
+    """log π(u) = −nβ (L_n(w) − L_n(w0)) − γ/2 |w − w0|², w = w0 + M u; all numbers are arguments of compiled programs.
+
+    Attributes:
+        rows: the data, in the sampler's precision.
+        w0: the centre `[p]`.
+        loss0: L_n(w0) in float64, computed as the sampler computes it, so that rounding cancels.
+        nbeta: nβ, float64.
+        gamma: γ, float64.
+        metric: M.
+        shares: for each kept eigenvector of the curvature, ρ = nβh/(nβh+γ) `[k]`: what it adds to 2λ̂ (Laplace).
+        shares_vectors: those eigenvectors `[p, k]`.
+        shares_rest: ρ of the mean curvature in all other directions (0 where there are none).
+    """
+
+    rows: losses.Rows
+    w0: Float[Array, " p"]
+    loss0: Float[Array, ""]
+    nbeta: Float[Array, ""]
+    gamma: Float[Array, ""]
+    metric: Metric
+    shares: Float[Array, " k"]
+    shares_vectors: Float[Array, "p k"]
+    shares_rest: Float[Array, ""]
+
+
+class Record(NamedTuple):
+    """What is kept of a draw: scalars, never the trajectory.
+
+    Attributes:
+        excess: nβ (L_n(w) − L_n(w0)), whose mean is λ̂.
+        distance2: |w − w0|².
+        stein: (w−w0)ᵀ ∇U, with mean p under the exact posterior, U = −log π.
+        stein_curvature: (w−w0)ᵀ A ∇U with A = nβH(nβH+γ)^{-1}; mean tr A. Its half is the excess of a quadratic L_n.
+    """
+
+    excess: Float[Array, ""]
+    distance2: Float[Array, ""]
+    stein: Float[Array, ""]
+    stein_curvature: Float[Array, ""]
+
+
+def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
+    """The `Density` of a target.
+
+    Arguments:
+        loss: `losses.Loss`.
+        rows: the data in `dtype`.
+        w0: `[p]` float64.
+        nbeta, gamma: nβ and γ.
+        curvature: `targets.curvature.Curvature` of this loss at w0.
+        metric: `curvature` or `identity`.
+        dtype: `float32` or `float64`.
+    """
+    h = np.maximum(curvature.eigenvalues, 0.0)
+    vectors = jnp.asarray(curvature.eigenvectors, dtype)
+    if metric == "curvature":
+        mass = Metric(vectors, jnp.asarray((nbeta * h + gamma) ** -0.5, dtype), jnp.asarray(gamma**-0.5, dtype))
+    else:
+        mass = Metric(jnp.zeros((len(w0), 0), dtype), jnp.zeros(0, dtype), jnp.ones((), dtype))
+    centre = jnp.asarray(w0, dtype)
+    return Density(
+        rows=rows,
+        w0=centre,
+        loss0=jax.jit(partial(losses.value_and_grad, loss))(rows, centre)[0],
+        nbeta=jnp.asarray(nbeta, jnp.float64),
+        gamma=jnp.asarray(gamma, jnp.float64),
+        metric=mass,
+        shares=jnp.asarray(nbeta * h / (nbeta * h + gamma), dtype),
+        shares_vectors=vectors,
+        shares_rest=jnp.asarray(_rest_share(curvature, nbeta, gamma, len(w0)), dtype),
+    )
+
+
+def _rest_share(curvature, nbeta, gamma, p):
+    others = p - len(curvature.eigenvalues)
+    if not others:
+        return 0.0
+    stiffness = nbeta * max(curvature.trace - float(np.sum(curvature.eigenvalues)), 0.0) / others
+    return stiffness / (stiffness + gamma)
+
+
+def shares_trace(density):
+    """tr R, twice the Laplace value of λ̂, R = nβH(nβH+γ)^{-1} at w0."""
+    p, k = density.shares_vectors.shape
+    return jnp.sum(density.shares) + (p - k) * density.shares_rest
+
+
+def shares_form(density, v):
+    """vᵀ R v."""
+    along = v @ density.shares_vectors
+    return density.shares @ along**2 + density.shares_rest * jnp.maximum(v @ v - along @ along, 0)
+
+
+def log_density_and_grad(loss, density, u):
+    """log π(u) and its gradient `[p]` in float64; the pass over the data is in the data's precision."""
+    shift = density.metric.apply(u.astype(density.w0.dtype))
+    mean, grad = losses.value_and_grad(loss, density.rows, density.w0 + shift)
+    shift64 = shift.astype(jnp.float64)
+    potential = density.nbeta * (mean - density.loss0) + 0.5 * density.gamma * shift64 @ shift64
+    force = density.nbeta.astype(shift.dtype) * grad + density.gamma.astype(shift.dtype) * shift
+    return -potential, -density.metric.apply(force).astype(jnp.float64)
+
+
+def log_density(loss):
+    """log π(density, u), whose derivative in u costs the same single pass (as BlackJAX's integrators ask for it)."""
+    @jax.custom_vjp
+    def function(density, u):
+        return log_density_and_grad(loss, density, u)[0]
+
+    def forward(density, u):
+        return log_density_and_grad(loss, density, u)
+
+    def backward(grad, cotangent):
+        return None, cotangent * grad
+
+    function.defvjp(forward, backward)
+    return function
+
+
+def record(density, u, logp, grad):
+    """The `Record` of a draw from what the kernel's state already holds: no pass over the data."""
+    shift = density.metric.apply(u.astype(density.w0.dtype)).astype(jnp.float64)
+    distance2 = shift @ shift
+    force = -unapply(density.metric, grad)
+    along = (shift @ density.shares_vectors) * (force @ density.shares_vectors)
+    return Record(
+        excess=-logp - 0.5 * density.gamma * distance2,
+        distance2=distance2,
+        stein=-u @ grad,
+        stein_curvature=density.shares @ along,
+    )
+
+
+def unapply(metric, v):
+    """M^{-1} v."""
+    inverse = Metric(metric.vectors, 1 / metric.scales, 1 / metric.rest)
+    return inverse.apply(v)

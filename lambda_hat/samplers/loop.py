@@ -1,0 +1,211 @@
+"""The loop that drives every sampler: chains spread over devices, draws in chunks, a few scalars kept of each.
+
+An algorithm is two functions. `init(density, u)` makes the state of one chain; `step(density, tuning, state, key,
+shared)` makes one transition, where `key` is the chain's own and `shared` is common to all chains of a draw (for what they
+should do alike, such as the length of a trajectory). Keys are made of the seed, the stream's name, the chain and the
+draw: adding a chain, a draw or a chunk never changes another's.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lambda_hat import parallel
+from lambda_hat.samplers import density as densities
+
+STREAMS = ("start", "warmup", "draws", "tune", "jitter")
+"""Random streams of a sampler's seed; a new one goes to the end."""
+
+CHUNKS = 10
+"""Calls that the recorded draws of a run are split into."""
+
+MAP_FLOPS = 1e8
+"""A full gradient that costs more than this is computed chain by chain, so that activations stay in the cache."""
+
+
+class Step(NamedTuple):
+    """What a transition reports beside its new state.
+
+    Attributes:
+        acceptance: acceptance probability; nan for unadjusted samplers.
+        energy: total energy (HMC), else nan.
+        energy_error2: squared change of the energy, which is conserved but for discretisation (MCLMC), else nan.
+        diverging: whether the transition broke down.
+        gradients: full-data gradient evaluations that it cost.
+    """
+
+    acceptance: Any
+    energy: Any
+    energy_error2: Any
+    diverging: Any
+    gradients: Any
+
+
+class Algorithm(NamedTuple):
+    """The contract of a sampler.
+
+    Attributes:
+        init: density, u `[p]` → state.
+        step: density, tuning, state, key, shared → state, `Step`.
+        view: density, state → u `[p]`, log π(u), ∇ log π(u): what a draw is recorded from.
+        view_cost: full-data gradients that `view` costs (0 where the state holds them).
+    """
+
+    init: Callable
+    step: Callable
+    view: Callable
+    view_cost: float
+
+
+class Draws(NamedTuple):
+    """What a run of the loop leaves, each array `[chains, draws]`.
+
+    Attributes:
+        records: `density.Record`.
+        steps: `Step`, averaged over the transitions of a draw (diverging: any; gradients: sum).
+        seconds: wall-clock time at the end of each draw's chunk, since the start `[draws]`.
+        params: w − w0 `[chains, draws, p]`, or None.
+    """
+
+    records: densities.Record
+    steps: Step
+    seconds: np.ndarray
+    params: np.ndarray | None
+
+
+def stream(seed, name):
+    """The JAX key of a named stream."""
+    return jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))
+
+
+def over_chains(function, large):
+    """`function` of one chain's (state, key) as a function of all chains' on one device."""
+    if large:
+        return lambda *leaves: jax.lax.map(lambda one: function(*one), leaves)
+    return jax.vmap(function)
+
+
+def is_large(density):
+    """Whether one full gradient is work enough to be done chain by chain."""
+    return 6 * density.rows.weight.size * density.w0.size > MAP_FLOPS
+
+
+def starts(density, curvature_scales, chains, seed):
+    """Where chains begin, `[chains, p]`: Laplace draws shrunk to 0.3, off w0 but not far.
+
+    At w0 itself a chain may stick (its gradient is zero), and a full Laplace draw may be far out where L_n is not quadratic.
+    """
+    p = density.w0.size
+    z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(
+        jnp.arange(chains)
+    )
+    shift = jax.vmap(curvature_scales.apply)(0.3 * z)
+    return jax.vmap(partial(densities.unapply, density.metric))(shift)
+
+
+def transitions(algorithm, density, tuning, state, key, shared, thin):
+    """`thin` transitions of one chain; returns its state and their `Step` put together."""
+    def one(state, i):
+        return algorithm.step(density, tuning, state, jax.random.fold_in(key, i), jax.random.fold_in(shared, i))
+
+    state, steps = jax.lax.scan(one, state, jnp.arange(thin))
+    return state, Step(
+        acceptance=jnp.mean(steps.acceptance),
+        energy=steps.energy[-1],
+        energy_error2=jnp.mean(steps.energy_error2),
+        diverging=jnp.any(steps.diverging),
+        gradients=jnp.sum(steps.gradients),
+    )
+
+
+class Loop:
+    """A sampler on one density: one compiled program, called a chunk of draws at a time, in warm-up and after.
+
+    Arguments:
+        algorithm: the sampler.
+        density: what it samples.
+        config: `config.Sampling`, for chains, draws, thin, seed and save_params.
+    """
+
+    def __init__(self, algorithm, density, config):
+        self.density, self.config = density, config
+        self.size = math.ceil(config.draws / CHUNKS)
+        self._chunk = _chunk_program(algorithm, config, is_large(density), self.size)
+
+    def advance(self, tuning, states, stream_name, first, count):
+        """At most a chunk of draws, numbers `first` to `first + count − 1` of a random stream.
+
+        Returns:
+            the states after them, and `Draws` without seconds.
+        """
+        assert count <= self.size
+        seed = self.config.seed
+        states, (records, steps, params) = self._chunk(
+            self.density,
+            tuning,
+            states,
+            jnp.arange(self.config.chains),
+            stream(seed, stream_name),
+            stream(seed, "jitter"),
+            first,
+            count,
+        )
+        cut = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :count], (records, steps, params))
+        return states, Draws(*cut[:2], None, cut[2])
+
+    def settle(self, tuning, states, draws, first=0):
+        """Warm-up draws that are not kept; returns the states and the full-data gradients spent."""
+        gradients = 0.0
+        for start in range(0, draws, self.size):
+            states, out = self.advance(tuning, states, "warmup", first + start, min(self.size, draws - start))
+            gradients += float(np.sum(out.steps.gradients))
+        return states, gradients
+
+    def run(self, tuning, states, log=lambda done: None):
+        """The recorded draws: `Draws` and the final states; `log` is called after each chunk with the draws done."""
+        began, kept, seconds = time.perf_counter(), [], []
+        for first in range(0, self.config.draws, self.size):
+            count = min(self.size, self.config.draws - first)
+            states, out = self.advance(tuning, states, "draws", first, count)
+            kept.append(out._replace(seconds=()))
+            seconds += [time.perf_counter() - began] * count
+            log(first + count)
+        draws = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *kept)
+        return draws._replace(seconds=np.asarray(seconds), params=draws.params if self.config.save_params else None), states
+
+
+def _chunk_program(algorithm, config, large, size):
+    mesh = parallel.mesh(config.chains)
+
+    def chunk(density, tuning, states, numbers, key, jitter, first, count):
+        chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
+
+        def draw(states, i):
+            shared = jax.random.fold_in(jitter, first + i)
+
+            def one(state, chain_key):
+                own = jax.random.fold_in(chain_key, first + i)
+                state, step = transitions(algorithm, density, tuning, state, own, shared, config.thin)
+                u, logp, grad = algorithm.view(density, state)
+                step = step._replace(gradients=step.gradients + algorithm.view_cost)
+                params = density.metric.apply(u.astype(density.w0.dtype)) if config.save_params else jnp.zeros(())
+                return state, (densities.record(density, u, logp, grad), step, params)
+
+            return over_chains(one, large)(states, chain_keys)
+
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(draw, states, 0)[1])
+
+        def draw_or_skip(states, i):
+            return jax.lax.cond(i < count, draw, lambda states, i: (states, blank), states, i)
+
+        states, out = jax.lax.scan(draw_or_skip, states, jnp.arange(size))
+        return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), out)
+
+    split = (False, False, True, True, False, False, False, False)
+    return jax.jit(parallel.shard(chunk, mesh, split, (True, True)))

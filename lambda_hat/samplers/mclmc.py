@@ -1,0 +1,159 @@
+"""Microcanonical Langevin Monte Carlo: BlackJAX's kernel and tuner, on every chain, pooled and guarded.
+
+A McLachlan step is two gradients. The tuner is started from parameters of ours: with its own it may wreck the state without a
+word. What it returns is believed only if a trial at the pooled setting keeps the energy error near its target.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import blackjax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_find_L_and_step_size
+
+from lambda_hat import parallel
+from lambda_hat.samplers import density as densities
+from lambda_hat.samplers import loop
+
+GRADIENTS_PER_STEP = 2
+
+TRIAL_DRAWS = 20
+"""Draws of each chain on which a tuned setting is tried."""
+
+TOLERATED = 3.0
+"""A trial passes if its energy variance is below this many times the target."""
+
+SHORTER = 0.7
+"""Factor on the step size after a trial that fails."""
+
+
+class Tuning(NamedTuple):
+    """Numbers that the kernel runs with.
+
+    Attributes:
+        step_size: integrator step, in the metric's coordinates.
+        decoherence_length: distance over which the momentum is forgotten.
+    """
+
+    step_size: jax.Array
+    decoherence_length: jax.Array
+
+
+def algorithm(loss):
+    """The `loop.Algorithm`."""
+    logp = densities.log_density(loss)
+    kernel = blackjax.mcmc.mclmc.build_kernel()
+
+    def init(density, u):
+        return blackjax.mcmc.mclmc.init(u, lambda u: logp(density, u), jax.random.key(0))
+
+    def step(density, tuning, state, key, shared):
+        state, info = kernel(
+            key,
+            state,
+            lambda u: logp(density, u),
+            jnp.ones_like(state.position),
+            tuning.decoherence_length,
+            tuning.step_size,
+        )
+        nan = jnp.asarray(jnp.nan)
+        return state, loop.Step(
+            acceptance=nan,
+            energy=nan,
+            energy_error2=info.energy_change**2,
+            diverging=~info.nonans,
+            gradients=jnp.asarray(float(GRADIENTS_PER_STEP)),
+        )
+
+    def view(density, state):
+        return state.position, state.logdensity, state.logdensity_grad
+
+    return loop.Algorithm(init, step, view, 0.0)
+
+
+def warm_up(config, loss, chains, states, log):
+    """Settle the chains, tune L and the step size on each, pool them, and try the pooled setting.
+
+    Returns:
+        states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
+    """
+    density = chains.density
+    p = density.w0.size
+    tuning = Tuning(
+        jnp.asarray(config.step_size or 0.05 * p**0.5), jnp.asarray(config.decoherence_length or p**0.5)
+    )
+    steps = config.warmup * config.thin
+    gradients, retries, energy_variance = 0.0, 0, None
+    if steps:
+        began = states
+        if config.step_size is None or config.decoherence_length is None:
+            found, states, spent = _tune(config, loss, density, states, tuning, steps)
+            gradients += spent
+            tuning = Tuning(
+                tuning.step_size if config.step_size else found.step_size,
+                tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
+            )
+        draws = min(TRIAL_DRAWS, chains.size)
+        while True:
+            tried, out = chains.advance(tuning, states, "warmup", draws * retries, draws)
+            step = out.steps
+            gradients += float(np.sum(step.gradients))
+            energy_variance = float(np.mean(step.energy_error2)) / p
+            sound = np.isfinite(energy_variance) and not np.any(step.diverging)
+            if (sound and energy_variance < TOLERATED * config.energy_variance) or config.step_size or retries == 8:
+                states = tried if sound else states
+                break
+            retries += 1
+            log(f"MCLMC: step {float(tuning.step_size):.3g} gives an energy variance of {energy_variance:.2g} a dimension, "
+                f"wanted {config.energy_variance:.2g}; shortened")
+            tuning = tuning._replace(step_size=tuning.step_size * SHORTER)
+            states = states if sound else began
+    chosen = {k: float(v) for k, v in tuning._asdict().items()}
+    return states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries}
+
+
+def _tune(config, loss, density, states, tuning, steps):
+    """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
+    mesh = parallel.mesh(config.chains)
+    logp = densities.log_density(loss)
+    kernel = blackjax.mcmc.mclmc.build_kernel()
+    p = density.w0.size
+
+    def one(density, tuning, state, key):
+        start = MCLMCAdaptationState(
+            tuning.decoherence_length, tuning.step_size, jnp.ones(p)
+        )
+        state, found, _ = mclmc_find_L_and_step_size(
+            kernel,
+            steps,
+            state,
+            key,
+            lambda u: logp(density, u),
+            frac_tune1=0.4,
+            frac_tune2=0.4,
+            frac_tune3=0.0,
+            desired_energy_var=config.energy_variance,
+            diagonal_preconditioning=False,
+            params=start,
+        )
+        return state, found.step_size, found.L
+
+    def all_chains(density, tuning, states, numbers, key):
+        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
+        return loop.over_chains(partial(one, density, tuning), loop.is_large(density))(states, keys)
+
+    program = jax.jit(parallel.shard(all_chains, mesh, (False, False, True, True, False), (True, True, True)))
+    numbers = jnp.arange(config.chains)
+    settled, step_sizes, lengths = program(density, tuning, states, numbers, loop.stream(config.seed, "tune"))
+    good = jnp.isfinite(step_sizes) & (step_sizes > 0) & jnp.isfinite(lengths) & (lengths > 0)
+    good &= jnp.isfinite(settled.logdensity)
+    spent = GRADIENTS_PER_STEP * config.chains * 2 * round(0.4 * steps)
+    if not bool(jnp.any(good)):
+        return tuning, states, spent
+    def restore(new, old):
+        return jnp.where(good.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    pooled = Tuning(jnp.exp(jnp.mean(jnp.log(step_sizes), where=good)), jnp.mean(lengths, where=good))
+    return pooled, jax.tree.map(restore, settled, states), spent

@@ -1,0 +1,109 @@
+"""From a target and a configuration to draws: the one way through every sampler."""
+
+import time
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lambda_hat.config import HMC, MCLMC, SGLD
+from lambda_hat.samplers import density as densities
+from lambda_hat.samplers import hmc, loop, mclmc, sgld
+
+
+class Result(NamedTuple):
+    """What a sampler leaves.
+
+    Attributes:
+        draws: `loop.Draws`.
+        warmup_gradients: full-data gradients spent before the first recorded draw, all chains, tuning included.
+        tuned: settings that were adapted or computed.
+        density: what was sampled.
+        baseline_gain: by how much nβL_n + γ/2|w−w0|² falls below its value at w0, by a Newton step: the share of λ̂'s
+            error that is due to w0 not being a minimum.
+        seconds: wall-clock time of `adapt` and `sample`, compilation included.
+    """
+
+    draws: loop.Draws
+    warmup_gradients: float
+    tuned: dict
+    density: densities.Density
+    baseline_gain: float
+    seconds: dict
+
+
+def inverse_temperature(posterior, n):
+    """β: as configured, else 1/log n."""
+    return posterior.beta if posterior.beta is not None else 1 / np.log(n)
+
+
+def localization(posterior, p):
+    """γ: as configured, else p/r² for a prior radius r."""
+    return posterior.gamma if posterior.prior_radius is None else p / posterior.prior_radius**2
+
+
+def metric_name(sampler):
+    """The coordinates a sampler moves in."""
+    if sampler.metric is not None:
+        return sampler.metric
+    return "identity" if getattr(sampler, "precond", "none") != "none" else "curvature"
+
+
+def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
+    """Run a sampler.
+
+    Arguments:
+        sampler, posterior: their configurations.
+        loss: `targets.losses.Loss`.
+        rows: the data in the sampler's precision.
+        w0: the centre `[p]`, float64.
+        n: number of pairs.
+        curvature: of this loss at w0.
+        log: called with a line for each phase.
+
+    Returns:
+        `Result`.
+    """
+    nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
+    make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
+    whitened = make("curvature", sampler.dtype)
+    density = whitened if metric_name(sampler) == "curvature" else make("identity", sampler.dtype)
+    algorithm, warm_up = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
+
+    began = time.perf_counter()
+    positions = loop.starts(density, whitened.metric, sampler.chains, sampler.seed)
+    states = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0)))(density, positions)
+    chains = loop.Loop(algorithm, density, sampler)
+    states, tuning, spent, tuned = warm_up(chains, states, log)
+    jax.block_until_ready(states)
+    adapted = time.perf_counter()
+    log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
+    draws, _ = chains.run(tuning, states, lambda done: log(f"{sampler.name}: {done}/{sampler.draws} draws", True))
+    finished = time.perf_counter()
+
+    grad = jax.jit(partial(densities.log_density_and_grad, loss))(whitened, np.zeros(len(w0)))[1]
+    return Result(
+        draws=draws,
+        warmup_gradients=sampler.chains + spent,
+        tuned=tuned | {"metric": metric_name(sampler)},
+        density=density,
+        baseline_gain=0.5 * float(grad @ grad),
+        seconds={"adapt": adapted - began, "sample": finished - adapted},
+    )
+
+
+def _hmc(sampler, loss, n, nbeta):
+    return hmc.algorithm(loss), partial(hmc.warm_up, sampler, loss)
+
+
+def _mclmc(sampler, loss, n, nbeta):
+    return mclmc.algorithm(loss), partial(mclmc.warm_up, sampler, loss)
+
+
+def _sgld(sampler, loss, n, nbeta):
+    batch = sgld.batch_size(sampler, n, nbeta)
+    return sgld.algorithm(sampler, loss, n, batch), partial(sgld.warm_up, sampler, loss, n=n, batch=batch)
+
+
+_SAMPLERS = {HMC: _hmc, MCLMC: _mclmc, SGLD: _sgld}

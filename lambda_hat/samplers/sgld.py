@@ -1,0 +1,217 @@
+"""Stochastic gradient Langevin dynamics in the ε/2 convention, with diagonal preconditioners and a control variate.
+
+    w ← w − (ε_t/2) ( γ(w−w0) + nβ·drift ) + sqrt(ε_t) N(0, 1)
+    none:    ε_t = ε                                              drift = g
+    rmsprop: v ← b2 v + (1−b2) g², v_{−1} = 1;  ε_t = ε/(√v̂ + a)  drift = g
+    adam:    as rmsprop, and m ← b1 m + (1−b1) g;                 drift = m̂
+with g the minibatch gradient of the mean loss, v̂ = v/(1−b2^t), m̂ = m/(1−b1^t) (Hitchcock & Hoogland, arXiv 2507.21449,
+App. D.3: the moments see the loss gradient only). BlackJAX's `sgld` has twice this ε. The control variate replaces g by
+g(w) − g(w0) + ∇L_n(w0), both on the same batch: its noise vanishes towards w0.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lambda_hat.samplers import density as densities
+from lambda_hat.samplers import loop
+from lambda_hat.targets import losses
+
+PROBES = 8
+"""Random probes of the curvature and of the gradient noise, for each chain."""
+
+POWER_ITERATIONS = 20
+
+
+class Tuning(NamedTuple):
+    """Numbers that the kernel runs with.
+
+    Attributes:
+        step_size: ε, in the metric's coordinates.
+        stabilizer: a of the preconditioners.
+        grad0: ∇L_n(w0) `[p]`, for the control variate.
+    """
+
+    step_size: jax.Array
+    stabilizer: jax.Array
+    grad0: jax.Array
+
+
+class State(NamedTuple):
+    """One chain.
+
+    Attributes:
+        u: position in the metric's coordinates `[p]`.
+        first, second: running moments m and v of the loss gradient `[p]` (empty without a preconditioner).
+        count: transitions made.
+    """
+
+    u: jax.Array
+    first: jax.Array
+    second: jax.Array
+    count: jax.Array
+
+
+def batch_size(config, n, nbeta):
+    """Pairs in a minibatch: as asked, or nβ, where minibatch noise adds about as much bias as discretisation."""
+    return config.batch_size or int(min(n, max(1, np.ceil(nbeta))))
+
+
+def algorithm(config, loss, n, batch):
+    """The `loop.Algorithm` for a data set of n pairs and this batch size."""
+    cost = _gradient_cost(config, loss, n, batch)
+
+    def init(density, u):
+        moments = jnp.zeros(u.size if config.precond != "none" else 0, density.w0.dtype)
+        return State(u, moments, jnp.ones_like(moments), jnp.zeros((), jnp.int32))
+
+    def step(density, tuning, state, key, shared):
+        batch_key, noise_key = jax.random.split(key)
+        dtype = density.w0.dtype
+        shift = density.metric.apply(state.u.astype(dtype))
+        g = _gradient(config, loss, density, tuning, shift, batch_key, n, batch)
+        count = state.count + 1
+        drift, first, second, eps = g, state.first, state.second, tuning.step_size
+        if config.precond != "none":
+            b1, b2 = config.first_moment_decay, config.second_moment_decay
+            second = b2 * second + (1 - b2) * g**2
+            eps = eps / (jnp.sqrt(second / (1 - b2**count)) + tuning.stabilizer)
+        if config.precond == "adam":
+            first = b1 * first + (1 - b1) * g
+            drift = first / (1 - b1**count)
+        force = density.metric.apply(density.gamma.astype(dtype) * shift + density.nbeta.astype(dtype) * drift)
+        noise = jax.random.normal(noise_key, state.u.shape, dtype)
+        u = state.u - eps / 2 * force + jnp.sqrt(eps) * noise
+        nan = jnp.asarray(jnp.nan)
+        return State(u, first, second, count), loop.Step(nan, nan, nan, ~jnp.all(jnp.isfinite(u)), jnp.asarray(cost))
+
+    def view(density, state):
+        return state.u, *densities.log_density_and_grad(loss, density, state.u)
+
+    return loop.Algorithm(init, step, view, 1.0)
+
+
+def _gradient_cost(config, loss, n, batch):
+    """Full-data gradients that one stochastic gradient costs."""
+    if loss.potential is not None or batch == n:
+        return 1.0
+    return batch / n * (2 if config.control_variate else 1)
+
+
+def _gradient(config, loss, density, tuning, shift, key, n, batch):
+    """The stochastic gradient of L_n at w0 + shift."""
+    if loss.potential is not None or batch == n:
+        return losses.value_and_grad(loss, density.rows, density.w0 + shift)[1]
+    index = jax.random.randint(key, (batch,), 0, n)
+    g = losses.batch_grad(loss, density.rows, density.w0 + shift, index)
+    if config.control_variate:
+        g = g - losses.batch_grad(loss, density.rows, density.w0, index) + tuning.grad0
+    return g
+
+
+def warm_up(config, loss, chains, states, log, *, n, batch):
+    """Choose the step size from the measured curvature and gradient noise, and settle the chains.
+
+    The choice is made at the start, and again twice on the way, where the chains have arrived; a stage that breaks down is
+    repeated with a quarter of the step.
+
+    Returns:
+        states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
+    """
+    density = chains.density
+    cost = _gradient_cost(config, loss, n, batch)
+    grad0 = jax.jit(partial(losses.value_and_grad, loss))(density.rows, density.w0)[1]
+    tuning = Tuning(jnp.asarray(config.step_size or 0.0), jnp.asarray(config.stabilizer or 0.0), grad0)
+    gradients, measured, first, ceiling = 1.0, {}, 0, np.inf
+    measure = jax.jit(partial(_measure, config, loss, n, batch))
+    stages = [round(config.warmup * share) for share in (0.2, 0.5, 1.0)]
+    while True:
+        keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), first), config.chains)
+        if config.precond != "none" and config.stabilizer is None:
+            tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
+            gradients += config.chains * PROBES * cost
+        if config.step_size is None:
+            sizes, curvatures, noises = measure(density, tuning, states, keys)
+            largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
+            gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
+            step_size = min(4 * config.bias_target / (typical + noise), 1 / largest, ceiling)
+            tuning = tuning._replace(step_size=jnp.asarray(step_size))
+            measured = {"largest_curvature": largest, "typical_curvature": typical, "gradient_noise": noise}
+        if not stages or first == config.warmup:
+            break
+        before, draws = states, stages[0] - first
+        states, spent = chains.settle(tuning, states, draws, first)
+        gradients += spent
+        if config.step_size is None and not bool(jnp.all(jnp.isfinite(states.u))) and ceiling > 1e-12:
+            ceiling, states = float(tuning.step_size) / 4, before
+            log(f"SGLD: step {float(tuning.step_size):.3g} broke down in warm-up; trying {ceiling:.3g}")
+            continue
+        first = stages.pop(0)
+    chosen = {"step_size": float(tuning.step_size), "batch_size": batch}
+    if config.precond != "none":
+        chosen["stabilizer"] = float(tuning.stabilizer)
+    return states, tuning, gradients, chosen | measured
+
+
+def _measure(config, loss, n, batch, density, tuning, states, keys):
+    """What decides the bias, at the chains' positions.
+
+    To first order in ε the stationary covariance exceeds A^{-1} by (ε/4)(P + P C A^{-1}), with A the curvature of the
+    potential, P the preconditioner and C the covariance of the stochastic force; λ̂ = ½ tr(nβH Σ) sees of that the share
+    (ε/4) [tr(P nβH) + tr(P C R)] / tr R, where R = nβH A^{-1}, taken at w0.
+
+    Returns:
+        for each chain: the largest eigenvalue of P^½ A P^½ (stability), tr(P nβH)/tr R, and tr(P C R)/tr R.
+    """
+    def one(state, key):
+        dtype = density.w0.dtype
+        shift = density.metric.apply(state.u.astype(dtype))
+        w = density.w0 + shift
+        root = jnp.ones_like(shift)
+        if config.precond != "none":
+            b2 = config.second_moment_decay
+            settled = state.second / (1 - b2 ** jnp.maximum(state.count, 1))
+            second = jnp.where(state.count > 0, settled, tuning.stabilizer**2)
+            root = (jnp.sqrt(second) + tuning.stabilizer).astype(dtype) ** -0.5
+        nbeta, gamma = density.nbeta.astype(dtype), density.gamma.astype(dtype)
+
+        def data_curvature(v):
+            product = losses.hessian_product(loss, density.rows, w, density.metric.apply(root * v))
+            return nbeta * root * density.metric.apply(product)
+
+        def power(v, _):
+            image = data_curvature(v) + gamma * root * density.metric.apply(density.metric.apply(root * v))
+            size = jnp.linalg.norm(image)
+            return image / size, size
+
+        start = jax.random.normal(key, shift.shape, dtype)
+        _, sizes = jax.lax.scan(power, start / jnp.linalg.norm(start), None, length=POWER_ITERATIONS)
+        full = losses.value_and_grad(loss, density.rows, w)[1]
+
+        def probe(key):
+            z = jax.random.rademacher(key, shift.shape, dtype)
+            noise = _gradient(config, loss, density, tuning, shift, key, n, batch) - full
+            noise = nbeta * root * density.metric.apply(noise)
+            return z @ data_curvature(z), densities.shares_form(density, noise)
+
+        curvature, noise = jax.tree.map(jnp.mean, jax.lax.map(probe, jax.random.split(key, PROBES)))
+        total = densities.shares_trace(density)
+        return sizes[-1], jnp.maximum(curvature, 0) / total, noise / total
+
+    return jax.lax.map(lambda pair: one(*pair), (states, keys))
+
+
+def _typical_gradient(config, loss, density, tuning, states, keys, n, batch):
+    """Root mean square over parameters, chains and batches of the stochastic loss gradient."""
+    def one(pair):
+        state, key = pair
+        shift = density.metric.apply(state.u.astype(density.w0.dtype))
+        square = jax.lax.map(
+            lambda k: jnp.mean(_gradient(config, loss, density, tuning, shift, k, n, batch) ** 2), jax.random.split(key, PROBES)
+        )
+        return jnp.mean(square)
+
+    return jnp.sqrt(jnp.mean(jax.jit(lambda *pair: jax.lax.map(one, pair))(states, keys))).astype(jnp.float64)

@@ -1,0 +1,174 @@
+"""A target as a directory: built, written, and read back. data.npz, params.npz and meta.json; arrays only, never pickles."""
+
+import os
+import platform
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lambda_hat import provenance, store
+from lambda_hat.config import TeacherData
+from lambda_hat.errors import StoreError, UserError
+from lambda_hat.targets import curvature as curvatures
+from lambda_hat.targets import data as datasets
+from lambda_hat.targets import losses, models, training, truths
+
+
+class Target(NamedTuple):
+    """A trained network, or an analytic model, with its data.
+
+    Attributes:
+        model: `models.Model`.
+        params: the minimum w0, as the model's parameters.
+        x, y: the data set.
+        noise_scale: σ of the labels as the likelihood takes it; None for class labels.
+        meta: what meta.json says.
+    """
+
+    model: models.Model
+    params: models.Params
+    x: np.ndarray
+    y: np.ndarray
+    noise_scale: float | None
+    meta: dict
+
+    @property
+    def w0(self):
+        """Flat parameters `[p]`, float64."""
+        return np.asarray(ravel_pytree(self.params)[0], float)
+
+    @property
+    def widest(self):
+        """Units of the widest layer, inputs included."""
+        return max([1, self.x.shape[1], *self.model.widths])
+
+    def rows(self, dtype):
+        """The data cut into chunks, in a precision."""
+        return losses.to_rows(self.x, self.y, self.widest, dtype, len(jax.local_devices()))
+
+    def loss(self, posterior):
+        """The loss that a posterior configuration names."""
+        return losses.build(
+            self.model, self.params, self.y, loss=posterior.loss, noise_scale=self.noise_scale, student_t_df=posterior.student_t_df
+        )
+
+
+def build(config, log):
+    """Draw the data and find w0.
+
+    Arguments:
+        config: the whole `config.Config`; posterior and sampler are not looked at.
+        log: called with a line for each phase.
+
+    Raises:
+        UserError: where training breaks down.
+    """
+    model = models.build(config.model)
+    data = datasets.build(config.data, config.model, config.seed)
+    start = model.init(datasets.key(config.seed, "init"))
+    if config.training.kind == "teacher" and data.teacher is not None:
+        start = data.teacher
+    noise_scale = config.data.noise_scale if isinstance(config.data, TeacherData) else None
+    target = Target(model, start, data.x, data.y, noise_scale, {})
+    flat, unravel = ravel_pytree(start)
+    loss = losses.build(model, start, data.y, loss="nll", noise_scale=noise_scale, student_t_df=4.0)
+    log(f"target: {flat.size} parameters, {len(data.x)} pairs; {config.training.kind} …")
+    try:
+        minimum = training.train(
+            config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training")
+        )
+    except FloatingPointError as error:
+        raise UserError(f"target not built: {error}.") from error
+    truth = truths.of(config.model, config.data)
+    meta = {
+        "target_id": None,
+        "created_at": store.now(),
+        "code_sha": provenance.code_sha(),
+        "jax_enable_x64": bool(jax.config.jax_enable_x64),
+        "pkg_versions": provenance.versions(),
+        "seed": config.seed,
+        "model_cfg": config.model,
+        "data_cfg": config.data,
+        "training_cfg": config.training,
+        "widths": list(model.widths),
+        "dims": {"n": len(data.x), "d": data.x.shape[1], "p": int(flat.size)},
+        "metrics": minimum.metrics,
+        "truth": None
+        if truth is None
+        else {"lambda": float(truth.learning_coefficient), "multiplicity": truth.multiplicity, "source": truth.source},
+        "hostname": platform.node(),
+    }
+    return target._replace(params=unravel(jnp.asarray(minimum.w0)), meta=meta)
+
+
+def write(directory, target, target_id):
+    """Write a target's files into a directory that is not published yet."""
+    directory = Path(directory)
+    np.savez(directory / "data.npz", X=target.x, Y=target.y)
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(target.params)
+    }
+    np.savez(directory / "params.npz", **leaves)
+    meta = target.meta | {
+        "target_id": target_id,
+        "hashes": {name: provenance.sha256(directory / name) for name in ("data.npz", "params.npz")},
+    }
+    store.write_json(directory / "meta.json", store.plain(meta))
+
+
+def read(directory, model_config, data_config):
+    """Read a published target.
+
+    Raises:
+        StoreError: where a file is missing or damaged.
+    """
+    directory = Path(directory)
+    meta = store.read_json(directory / "meta.json")
+    for name in ("data.npz", "params.npz"):
+        if not (directory / name).is_file():
+            raise StoreError(f"{directory / name} is missing; restore it, or rebuild with bin/build_target.py force=true.")
+        if provenance.sha256(directory / name) != meta["hashes"][name]:
+            raise StoreError(
+                f"{directory / name} is damaged: its contents do not match the hash in meta.json; restore it, or rebuild with "
+                "bin/build_target.py force=true."
+            )
+    data, leaves = _arrays(directory / "data.npz"), _arrays(directory / "params.npz")
+    model = models.build(model_config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(leaves[jax.tree_util.keystr(path, simple=True, separator=".")]), shapes
+    )
+    noise_scale = data_config.noise_scale if isinstance(data_config, TeacherData) else None
+    return Target(model, params, data["X"], data["Y"], noise_scale, meta)
+
+
+def curvature(directory, target, posterior):
+    """The curvature of the posterior's loss at w0: computed once, kept with the target."""
+    name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
+    path = Path(directory) / f"curvature_{name}.npz"
+    if path.is_file():
+        kept = _arrays(path)
+        return curvatures.Curvature(kept["eigenvalues"], kept["eigenvectors"], float(kept["trace"]), int(kept["gradients"]))
+    dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
+    found = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0)
+    hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
+    try:
+        np.savez(hidden, **found._replace(eigenvectors=found.eigenvectors.astype(np.float32))._asdict())
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return found
+
+
+def _arrays(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it if it is a curvature file, else rebuild the target.") from error

@@ -1,0 +1,166 @@
+"""Losses: what L_n is the mean of, and its value, gradient and Hessian products over the full data, in chunks.
+
+Data are arguments of the compiled programs, never constants in them: targets that differ in numbers only share one
+program. Chunks keep activations in the cache and bound memory; sums over chunks are in float64.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+CHUNK_BYTES = 2**17
+"""Activations of the widest layer that one chunk of rows should fill, small enough to stay in a core's cache."""
+
+
+class Rows(NamedTuple):
+    """The data set in one precision, padded with rows of weight zero to whole chunks.
+
+    Attributes:
+        x: inputs `[chunks, rows, d]`.
+        y: labels `[chunks, rows, d_out]`, or class numbers `[chunks, rows]`.
+        weight: 1/n for a pair, 0 for padding, `[chunks, rows]`.
+    """
+
+    x: Array
+    y: Array
+    weight: Array
+
+
+class Loss(NamedTuple):
+    """L_n as a function of the flat parameter vector w `[p]`.
+
+    Attributes:
+        examples: w, x `[b, d]`, y `[b, …]` → loss of each pair `[b]`; None for an analytic model.
+        potential: w → L(w) of an analytic model; None for a network.
+        unravel: w → the model's parameters.
+        scale: what brings the loss to ½ squared error (σ² for nll), so that a learning rate means the same at every σ.
+    """
+
+    examples: Callable | None
+    potential: Callable | None
+    unravel: Callable
+    scale: float
+
+
+def build(model, params, y, *, loss, noise_scale, student_t_df):
+    """The `Loss` of a model on labels like `y`; log densities are meant up to constants that do not depend on w.
+
+    Arguments:
+        model: a `models.Model`.
+        params: its parameters, for their shapes.
+        y: labels; class numbers mean cross-entropy.
+        loss: `nll`, `mse` or `student_t`, as in `config.Posterior`.
+        noise_scale: σ of the Gaussian, scale of the Student-t; None with class numbers.
+        student_t_df: degrees of freedom of `student_t`.
+    """
+    _, unravel = ravel_pytree(params)
+    if model.potential is not None:
+        return Loss(None, lambda w: model.potential(_cast(unravel, w)), unravel, 1.0)
+    if np.issubdtype(np.asarray(y).dtype, np.integer):
+        pair, scale = _cross_entropy, 1.0
+    else:
+        pair = {
+            "nll": lambda residual: jnp.sum(residual**2, -1) / (2 * noise_scale**2),
+            "mse": lambda residual: jnp.sum(residual**2, -1),
+            "student_t": lambda residual: (student_t_df + 1) / 2 * jnp.sum(
+                jnp.log1p(residual**2 / (student_t_df * noise_scale**2)), -1
+            ),
+        }[loss]
+        pair = _of_residual(pair)
+        scale = {"nll": noise_scale**2, "mse": 0.5, "student_t": noise_scale**2}[loss]
+    return Loss(lambda w, x, y: pair(model.apply(_cast(unravel, w), x), y), None, unravel, scale)
+
+
+def _cast(unravel, w):
+    """Unravelled parameters in the precision of w (ravel_pytree's own function insists on the template's)."""
+    return jax.tree.map(lambda leaf: leaf.astype(w.dtype), unravel(w.astype(jnp.float64)))
+
+
+def _of_residual(pair):
+    return lambda outputs, y: pair(outputs - y)
+
+
+def _cross_entropy(logits, y):
+    return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, y[:, None], -1)[:, 0]
+
+
+def to_rows(x, y, widest, dtype, multiple=1):
+    """Cut a data set into chunks whose activations fit a core's cache.
+
+    Arguments:
+        x: inputs `[n, d]`; with d = 0 (an analytic model) there is one empty chunk.
+        y: labels.
+        widest: units of the model's widest layer.
+        dtype: precision of inputs and real labels.
+        multiple: the number of chunks is a multiple of this where there is more than one.
+    """
+    n = len(x)
+    if x.shape[1] == 0:
+        return Rows(jnp.zeros((1, 1, 0), dtype), jnp.zeros((1, 1, 0), dtype), jnp.ones((1, 1), dtype))
+    size = min(n, max(64, CHUNK_BYTES // (widest * np.dtype(dtype).itemsize)))
+    chunks = -(-n // size)
+    chunks = -(-chunks // multiple) * multiple if chunks > 1 else 1
+    size = -(-n // chunks)
+    pad = chunks * size - n
+
+    def cut(array, dtype):
+        padded = np.concatenate([array, np.repeat(array[:1], pad, 0)]) if pad else array
+        return jnp.asarray(padded.reshape(chunks, size, *array.shape[1:]), dtype)
+
+    weight = np.where(np.arange(chunks * size) < n, 1 / n, 0.0).reshape(chunks, size)
+    return Rows(cut(x, dtype), cut(y, y.dtype if np.issubdtype(y.dtype, np.integer) else dtype), jnp.asarray(weight, dtype))
+
+
+def _chunk_mean(loss, w, chunk):
+    """One chunk's share of L_n."""
+    return jnp.sum(chunk.weight * loss.examples(w, chunk.x, chunk.y))
+
+
+def value(loss, rows, w):
+    """L_n(w), float64."""
+    if loss.potential is not None:
+        return loss.potential(w).astype(jnp.float64)
+    return jnp.sum(jax.lax.map(lambda chunk: _chunk_mean(loss, w, chunk).astype(jnp.float64), rows))
+
+
+def value_and_grad(loss, rows, w):
+    """L_n(w) in float64 and ∇L_n(w) `[p]` in w's precision, in one pass over the data."""
+    if loss.potential is not None:
+        mean, grad = jax.value_and_grad(loss.potential)(w)
+        return mean.astype(jnp.float64), grad
+    one = jax.value_and_grad(lambda w, chunk: _chunk_mean(loss, w, chunk))
+    if rows.x.shape[0] == 1:
+        mean, grad = one(w, jax.tree.map(lambda leaf: leaf[0], rows))
+        return mean.astype(jnp.float64), grad
+
+    def add(total, chunk):
+        mean, grad = one(w, chunk)
+        return (total[0] + mean, total[1] + grad), None
+
+    zero = (jnp.zeros((), jnp.float64), jnp.zeros_like(w))
+    return jax.lax.scan(add, zero, rows)[0]
+
+
+def hessian_product(loss, rows, w, v):
+    """∇²L_n(w) v `[p]`, forward over reverse, in w's precision."""
+    if loss.potential is not None:
+        return jax.jvp(jax.grad(loss.potential), (w,), (v,))[1]
+
+    def add(total, chunk):
+        grad = jax.grad(lambda w: _chunk_mean(loss, w, chunk))
+        return total + jax.jvp(grad, (w,), (v,))[1], None
+
+    return jax.lax.scan(add, jnp.zeros_like(w), rows)[0]
+
+
+def batch_grad(loss, rows, w: Float[Array, " p"], index):
+    """Gradient of the mean loss over the pairs `index` `[b]` of the data set."""
+    if loss.potential is not None:
+        return jax.grad(loss.potential)(w)
+    x, y = (leaf.reshape(-1, *leaf.shape[2:])[index] for leaf in (rows.x, rows.y))
+    return jax.grad(lambda w: jnp.mean(loss.examples(w, x, y)))(w)

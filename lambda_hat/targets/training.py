@@ -1,0 +1,181 @@
+"""Training: from a random initialisation, or from the teacher, to a minimum w0 of L_n.
+
+Minibatch descent leaves a gradient that biases the LLC (L_n(w0) is the baseline), and a noisy regression has valleys that
+fall slowly for ever. What matters is whether w0 is a minimum *at the localization γ*: of nβL_n + γ/2 |w−w0|². So the
+polish iterates the proximal point map of nβL_n until one application gains next to nothing.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.optimize
+
+from lambda_hat.config import Descent
+from lambda_hat import parallel
+from lambda_hat.targets import losses
+
+PROXIMAL_ITERATIONS = 200
+"""Quasi-Newton iterations of one proximal step."""
+
+
+class Minimum(NamedTuple):
+    """Where training ended.
+
+    Attributes:
+        w0: flat parameters `[p]`, float64.
+        metrics: L0 and how good a minimum it is, as meta.json shows them.
+    """
+
+    w0: np.ndarray
+    metrics: dict
+
+
+def train(config, loss, rows, n, start, key):
+    """Find w0.
+
+    Arguments:
+        config: `config.Descent` or `config.FromTeacher`.
+        loss: the `losses.Loss` to minimise.
+        rows: function from a dtype to the data in that precision.
+        n: number of pairs.
+        start: flat parameters to start from `[p]`, float64.
+        key: JAX key for the minibatches.
+
+    Returns:
+        The `Minimum`.
+
+    Raises:
+        FloatingPointError: where the loss is not finite after the first-order steps.
+    """
+    nbeta = n / np.log(n)
+    objective = full_batch(loss, rows(np.float64), nbeta)
+    w = np.asarray(start, float)
+    steps = 0
+    if isinstance(config, Descent) and config.steps and np.any(objective(w)[1]):
+        steps = config.steps
+        w = np.asarray(first_order(config, loss, rows(config.dtype), n, jnp.asarray(w, config.dtype), key), float)
+    value, grad = objective(w)
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"training ended at a loss that is not finite after {steps} steps; lower training.learning_rate"
+        )
+    iterations = 0
+    if config.polish_steps and np.any(grad):
+        tolerance = config.polish_tolerance * len(w) / 2
+        w, iterations = polish(objective, w, config.polish_localization, config.polish_steps, tolerance)
+        value, grad = objective(w)
+    further = proximal_step(objective, w, config.polish_localization)[0] if np.any(grad) else w
+    metrics = {
+        "L0": value / nbeta,
+        "gradient_norm": float(np.linalg.norm(grad)) / nbeta,
+        "further_descent_gain": value - objective(further)[0],
+        "further_descent_localization": config.polish_localization,
+        "w0_norm": float(np.linalg.norm(w)),
+        "steps": steps,
+        "polish_iterations": iterations,
+    }
+    return Minimum(w, metrics)
+
+
+def full_batch(loss, rows, scale):
+    """A function w → (scale·L_n(w), scale·∇L_n(w)) in float64 NumPy, spread over the devices."""
+    mesh = parallel.mesh(rows.weight.shape[0])
+
+    def part(rows, w):
+        return jax.lax.psum(losses.value_and_grad(loss, rows, w), parallel.AXIS)
+
+    analytic = loss.potential is not None
+    function = jax.jit(
+        (lambda rows, w: losses.value_and_grad(loss, rows, w))
+        if analytic
+        else parallel.shard(part, mesh, (True, False), (False, False))
+    )
+
+    def objective(w):
+        value, grad = function(rows, jnp.asarray(w, rows.weight.dtype))
+        return scale * float(value), scale * np.asarray(grad, float)
+
+    return objective
+
+
+# --- first order ------------------------------------------------------------------------------------------------------
+
+
+def first_order(config, loss, rows, n, w, key):
+    """`config.steps` minibatch steps of the configured optimizer; batches are drawn with replacement.
+
+    Every device takes its share of each batch; the draws do not depend on how many devices there are.
+    """
+    batch = config.batch_size or min(n, 1024)
+    mesh = parallel.mesh(batch)
+    optimizer = _OPTIMIZERS[config.optimizer](config, _schedule(config))
+
+    def descend(rows, w, key):
+        share = batch // mesh.size
+        first = jax.lax.axis_index(parallel.AXIS) * share
+
+        def step(carry, key):
+            w, state = carry
+            index = jax.lax.dynamic_slice_in_dim(jax.random.randint(key, (batch,), 0, n), first, share)
+            grad = jax.lax.pmean(losses.batch_grad(loss, rows, w, index), parallel.AXIS) * loss.scale
+            updates, state = optimizer.update(grad, state, w)
+            return (optax.apply_updates(w, updates), state), None
+
+        return jax.lax.scan(step, (w, optimizer.init(w)), jax.random.split(key, config.steps))[0][0]
+
+    return jax.jit(parallel.shard(descend, mesh, (False, False, False), False))(rows, w, key)
+
+
+def _schedule(config):
+    peak, steps = config.learning_rate, config.steps
+    return {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, steps),
+        "warmup_cosine": lambda: optax.warmup_cosine_decay_schedule(0.0, peak, max(1, steps // 20), max(2, steps)),
+    }[config.schedule]()
+
+
+_OPTIMIZERS = {
+    "adam": lambda config, rate: optax.adam(rate),
+    "adamw": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "sgd": lambda config, rate: optax.sgd(rate, momentum=config.momentum),
+}
+
+
+# --- second order -----------------------------------------------------------------------------------------------------
+
+
+def polish(objective, w, localization, most, tolerance):
+    """Proximal steps until one gains less than `tolerance`, at most `most` quasi-Newton iterations in all.
+
+    Returns:
+        w `[p]` and the number of iterations.
+    """
+    done = 0
+    while done < most:
+        value = objective(w)[0]
+        w, iterations = proximal_step(objective, w, localization, min(PROXIMAL_ITERATIONS, most - done))
+        done += max(1, iterations)
+        if value - objective(w)[0] < tolerance:
+            break
+    return w, done
+
+
+def proximal_step(objective, centre, localization, iterations=PROXIMAL_ITERATIONS):
+    """The minimum of objective(w) + localization/2 |w − centre|² by L-BFGS; returns it and the iterations taken."""
+    def regularised(w):
+        value, grad = objective(w)
+        shift = w - centre
+        return value + 0.5 * localization * shift @ shift, grad + localization * shift
+
+    result = scipy.optimize.minimize(
+        regularised,
+        centre,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": iterations, "maxfun": 10 * iterations, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-8},
+    )
+    return result.x, result.nit

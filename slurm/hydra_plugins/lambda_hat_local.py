@@ -1,0 +1,36 @@
+"""Hydra's plugins for running here: thin, because Hydra imports this at every start."""
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+
+class LocalSweeper(BasicSweeper):
+    """The Cartesian product of the overrides, handed to the launcher in one piece; writes nothing."""
+
+    def __init__(self):
+        super().__init__(max_batch_size=None, params=None)
+
+    def sweep(self, arguments):
+        """Compose nothing here: the launcher does, once for each combination."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        (combinations,) = self.split_arguments(parser.parse_overrides(arguments), None)
+        return self.launcher.launch(combinations, initial_job_idx=0)
+
+
+class LocalLauncher(BasicLauncher):
+    """Composes every combination, then does what is missing in this process."""
+
+    def launch(self, job_overrides, initial_job_idx):
+        """Exit with the code of `lambda_hat.launch.local.run_all`."""
+        import sys
+
+        from hydra.core.utils import configure_log, setup_globals
+
+        from lambda_hat.launch import local
+
+        setup_globals()
+        configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
+        loader = self.hydra_context.config_loader
+        composed = [(loader.load_sweep_config(self.config, list(overrides)), overrides) for overrides in job_overrides]
+        sys.exit(local.run_all(self.task_function.stage, composed))
