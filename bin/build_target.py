@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Build targets alone: data, network and minimum.
 
-    python bin/build_target.py -m seed=1,2,3
+python bin/build_target.py -m seed=1,2,3
 """
 
 from lambda_hat.cli import main

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Sample the local posterior of a target, which is trained first where that is missing.
 
-    python bin/sample.py -m sampler=hmc,sgld,mclmc
+python bin/sample.py -m sampler=hmc,sgld,mclmc
 """
 
 from lambda_hat.cli import main

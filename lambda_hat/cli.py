@@ -36,5 +36,8 @@ def main(stage):
             raise
         sys.exit(messages.of(error))
     except KeyboardInterrupt:
-        print("Interrupted: finished work is kept, unfinished work left no trace; the same command goes on.", file=sys.stderr)
+        print(
+            "Interrupted: finished work is kept, unfinished work left no trace; the same command goes on.",
+            file=sys.stderr,
+        )
         sys.exit(130)

@@ -97,7 +97,9 @@ class TeacherData:
     noise_scale: float = setting(
         "standard deviation σ of the noise (student_t: its scale); also the σ of posterior.loss=nll", gt=0, le=1e6
     )
-    noise_hetero: float = setting("hetero: relative growth of the noise with |x|, rms kept at noise_scale", ge=0, le=1e3)
+    noise_hetero: float = setting(
+        "hetero: relative growth of the noise with |x|, rms kept at noise_scale", ge=0, le=1e3
+    )
     noise_df: float = setting("student_t: degrees of freedom", gt=0, le=1e6)
     outlier_fraction: float = setting("outliers: share of labels that are outliers", ge=0, le=1)
     outlier_scale: float = setting("outliers: their standard deviation in units of noise_scale", ge=1, le=1e6)
@@ -140,7 +142,9 @@ class Descent:
     weight_decay: float = setting("adamw: decoupled weight decay", ge=0, le=10)
     polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
     polish_localization: float = setting(
-        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n", gt=0, le=1e12
+        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
+        gt=0,
+        le=1e12,
     )
     polish_tolerance: float = setting(
         "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
@@ -155,7 +159,9 @@ class FromTeacher:
     kind: str = setting("where w0 comes from", choices=("teacher",))
     polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
     polish_localization: float = setting(
-        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n", gt=0, le=1e12
+        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
+        gt=0,
+        le=1e12,
     )
     polish_tolerance: float = setting(
         "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
@@ -190,9 +196,13 @@ class Sampling:
     name: str = setting("the algorithm", choices=("hmc", "mclmc", "sgld"))
     chains: int = setting("number of independent chains", ge=1, le=10_000)
     draws: int = setting("recorded draws of each chain", ge=1, le=10**8)
-    warmup: int = setting("draws discarded while the chain settles and tunes, each as long as a recorded one", ge=0, le=10**8)
+    warmup: int = setting(
+        "draws discarded while the chain settles and tunes, each as long as a recorded one", ge=0, le=10**8
+    )
     thin: int = setting("transitions for each draw", ge=1, le=10**6)
-    dtype: str = setting("precision of data and gradients; positions and sums over data are in float64", choices=("float32", "float64"))
+    dtype: str = setting(
+        "precision of data and gradients; positions and sums over data are in float64", choices=("float32", "float64")
+    )
     seed: int = setting("seed of the sampler's random streams", ge=0, lt=2**63)
     metric: str | None = setting(
         "coordinates in which the chain moves: whitened by the curvature nβH + γ at w0, or the plain ones; null = "
@@ -217,8 +227,12 @@ class MCLMC(Sampling):
     """Microcanonical Langevin Monte Carlo, unadjusted: its step size leaves a bias, kept small by `energy_variance`."""
 
     step_size: float | None = setting("integrator step in the metric's coordinates; null = tuned", gt=0, le=1e6)
-    decoherence_length: float | None = setting("distance L over which the momentum is forgotten; null = tuned", gt=0, le=1e9)
-    energy_variance: float = setting("variance of the energy error per dimension that the step size is tuned to", gt=0, le=1)
+    decoherence_length: float | None = setting(
+        "distance L over which the momentum is forgotten; null = tuned", gt=0, le=1e9
+    )
+    energy_variance: float = setting(
+        "variance of the energy error per dimension that the step size is tuned to", gt=0, le=1
+    )
 
 
 @dataclass(frozen=True)

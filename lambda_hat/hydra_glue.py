@@ -26,7 +26,9 @@ def register():
         for kind, cls in kinds.items():
             schemas.store(group=f"schema/{group}", name=kind, node=_schema(cls))
     OmegaConf.register_new_resolver("digest", _digest, replace=True)
-    OmegaConf.register_new_resolver("first", lambda *values: next((v for v in values if v is not None), None), replace=True)
+    OmegaConf.register_new_resolver(
+        "first", lambda *values: next((v for v in values if v is not None), None), replace=True
+    )
     OmegaConf.register_new_resolver("clock", STARTED.strftime, replace=True)
 
 
@@ -37,7 +39,10 @@ def to_config(cfg):
         ConfigError: for a value that is missing or cannot be resolved.
     """
     try:
-        groups = {f.name: OmegaConf.to_object(cfg[f.name]) if isinstance(cfg[f.name], DictConfig) else cfg[f.name] for f in fields(Config)}
+        groups = {
+            f.name: OmegaConf.to_object(cfg[f.name]) if isinstance(cfg[f.name], DictConfig) else cfg[f.name]
+            for f in fields(Config)
+        }
     except OmegaConfBaseException as error:
         raise ConfigError(one_sentence(error)) from error
     return Config(**groups)
@@ -76,4 +81,10 @@ def _schema(cls):
 
 
 def _digest(stage, *nodes):
-    return store.digest(stage, [OmegaConf.to_container(n, resolve=True, throw_on_missing=True) if OmegaConf.is_config(n) else n for n in nodes])
+    return store.digest(
+        stage,
+        [
+            OmegaConf.to_container(n, resolve=True, throw_on_missing=True) if OmegaConf.is_config(n) else n
+            for n in nodes
+        ],
+    )

@@ -21,7 +21,11 @@ def of(error):
         chain.append(chain[-1].__cause__)
     for cause in reversed(chain):
         if isinstance(cause, ConfigKeyError):
-            siblings = list(cause.parent_node.keys()) if cause.parent_node is not None and hasattr(cause.parent_node, "keys") else []
+            siblings = (
+                list(cause.parent_node.keys())
+                if cause.parent_node is not None and hasattr(cause.parent_node, "keys")
+                else []
+            )
             name = str(cause.key)
             return f"{cause.full_key or name}: there is no such setting{_listed(siblings)}.{_near(name, siblings)}"
         if isinstance(cause, (ValidationError, OmegaConfBaseException)):

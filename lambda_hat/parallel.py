@@ -21,6 +21,7 @@ def shard(function, mesh, split, joined):
         split: for each argument, whether its leading axis is spread over the devices (else every device gets it all).
         joined: for each result, whether the devices' parts are concatenated along the leading axis (else they are equal).
     """
+
     def spec(spread):
         return PartitionSpec(AXIS) if spread else PartitionSpec()
 

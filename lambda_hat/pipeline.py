@@ -76,7 +76,12 @@ def make(job, log_path=None):
             _run(job)
     except Exception as error:
         if record.parent.is_dir():
-            text = {"error": str(error), "traceback": traceback.format_exc(), "log": log_path, "created_at": store.now()}
+            text = {
+                "error": str(error),
+                "traceback": traceback.format_exc(),
+                "log": log_path,
+                "created_at": store.now(),
+            }
             store.write_json(record, text)
         raise
     record.unlink(missing_ok=True)

@@ -11,7 +11,12 @@ PACKAGES = ("jax", "jaxlib", "blackjax", "optax", "numpy", "scipy", "arviz", "xa
 
 def summary():
     """Everything that is recorded beside a run."""
-    return {"code_sha": code_sha(), "pkg_versions": versions(), "python": platform.python_version(), "hostname": platform.node()}
+    return {
+        "code_sha": code_sha(),
+        "pkg_versions": versions(),
+        "python": platform.python_version(),
+        "hostname": platform.node(),
+    }
 
 
 def code_sha():
@@ -25,7 +30,9 @@ def code_sha():
 
 
 def _git(directory, *words):
-    return subprocess.run(["git", "-C", str(directory), *words], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(directory), *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def versions():

@@ -17,7 +17,7 @@ import shutil
 import socket
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +153,7 @@ def is_done(directory):
 def set_aside(directory, paths):
     """Move a directory that is to be redone into <root>/replaced/; returns its new path."""
     paths.replaced.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     parent = f"{paths.target_id}." if directory != paths.target else ""
     aside = paths.replaced / f"{parent}{directory.name}.{stamp}"
     os.rename(directory, aside)
@@ -261,9 +261,11 @@ def read_lines(path):
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise StoreError(f"{path} has a line that is not JSON ({error}); delete the file, the directories are the truth.") from error
+        raise StoreError(
+            f"{path} has a line that is not JSON ({error}); delete the file, the directories are the truth."
+        ) from error
 
 
 def now():
     """The time as artifacts record it: UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

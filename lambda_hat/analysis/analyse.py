@@ -1,7 +1,5 @@
 """One run's analysis.json, from its draws."""
 
-import math
-
 import numpy as np
 
 from lambda_hat.analysis import estimates, status

@@ -1,9 +1,9 @@
 """λ̂, its errors and what else is free with a trace.
 
-    λ̂ = E[excess]                                  excess = nβ(L_n(w) − L_n(w0))
-    second estimator, needs no L_n(w0)              (nβ)² Var L_n = Var[excess]
-    dλ̂/d ln β = λ̂ − Var[excess]                     dλ̂/d ln γ = −(γ/2) Cov(excess, |w−w0|²)
-    control variate                                 E[excess − c (stein_A − tr A)], c by regression; for a quadratic L_n no variance is left
+λ̂ = E[excess]                                  excess = nβ(L_n(w) − L_n(w0))
+second estimator, needs no L_n(w0)              (nβ)² Var L_n = Var[excess]
+dλ̂/d ln β = λ̂ − Var[excess]                     dλ̂/d ln γ = −(γ/2) Cov(excess, |w−w0|²)
+control variate                                 E[excess − c (stein_A − tr A)], c by regression; for a quadratic L_n no variance is left
 """
 
 import warnings
@@ -64,5 +64,7 @@ def control_variate(excess, stein, expected):
     """λ̂ with the Stein identity's fluctuation regressed out, its `Chains`, and the fitted coefficient."""
     deviation = stein - expected
     spread = deviation.var()
-    coefficient = float(np.mean((excess - excess.mean()) * (deviation - deviation.mean())) / spread) if spread > 0 else 0.0
+    coefficient = (
+        float(np.mean((excess - excess.mean()) * (deviation - deviation.mean())) / spread) if spread > 0 else 0.0
+    )
     return summarise(excess - coefficient * deviation), coefficient

@@ -48,16 +48,29 @@ def _trace(llc, distance2, summary):
         line, histogram = axes[row]
         thin = max(1, values.shape[1] // MOST_POINTS)
         for c, chain in enumerate(values[:MOST_CHAINS]):
-            line.plot(np.arange(0, values.shape[1], thin), chain[::thin], lw=0.5, alpha=0.8, color=COLOURS[c], label=f"chain {c}")
+            line.plot(
+                np.arange(0, values.shape[1], thin),
+                chain[::thin],
+                lw=0.5,
+                alpha=0.8,
+                color=COLOURS[c],
+                label=f"chain {c}",
+            )
             finite = chain[np.isfinite(chain)]
             if finite.size and np.ptp(finite) > 0:
-                histogram.hist(finite, bins=40, orientation="horizontal", histtype="step", color=COLOURS[c], density=True)
+                histogram.hist(
+                    finite, bins=40, orientation="horizontal", histtype="step", color=COLOURS[c], density=True
+                )
         line.set_ylabel(label)
         histogram.set_xticks([])
-    axes[0][0].axhline(summary["llc_mean"] if summary["llc_mean"] is not None else np.nan, color="black", lw=1, label="λ̂, the mean")
+    axes[0][0].axhline(
+        summary["llc_mean"] if summary["llc_mean"] is not None else np.nan, color="black", lw=1, label="λ̂, the mean"
+    )
     axes[1][0].set_xlabel("draw")
     axes[1][1].set_xlabel("density")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False
+    )
     return figure
 
 
@@ -66,7 +79,9 @@ def _rank(llc, summary):
     ranks = rankdata(llc).reshape(llc.shape)
     shown = min(chains, MOST_CHAINS)
     bins = max(2, min(20, draws // 5))
-    figure, axes = plt.subplots(shown, 1, figsize=(8, 1.1 * shown + 1.4), sharex=True, sharey=True, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        shown, 1, figsize=(8, 1.1 * shown + 1.4), sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
     figure.suptitle(_title(summary, "Rank of each chain's draws among all: flat if chains agree"), fontsize=11)
     expected = draws / bins
     for c, axis in enumerate(axes[:, 0]):
@@ -74,7 +89,9 @@ def _rank(llc, summary):
         axis.axhline(expected, color="black", lw=1, ls="--")
         axis.set_ylabel(f"chain {c}", rotation=0, ha="right", va="center")
         axis.set_yticks([])
-    axes[-1, 0].set_xlabel(f"rank of nβ (L(w) − L(w0)) among all {llc.size} draws   (dashed: what agreeing chains give)")
+    axes[-1, 0].set_xlabel(
+        f"rank of nβ (L(w) − L(w0)) among all {llc.size} draws   (dashed: what agreeing chains give)"
+    )
     return figure
 
 
@@ -93,18 +110,26 @@ def _running(llc, work, summary):
     truth = summary["truth"]
     if truth is not None:
         if truth.get("finite") is not None:
-            axis.axhline(truth["finite"], color="crimson", lw=1.2, label=f"exact at this n, β, γ: {truth['finite']:.4g}")
+            axis.axhline(
+                truth["finite"], color="crimson", lw=1.2, label=f"exact at this n, β, γ: {truth['finite']:.4g}"
+            )
             lines.append(truth["finite"])
         axis.axhline(truth["lambda"], color="crimson", lw=1.2, ls="--", label=f"λ = {truth['lambda']:.4g} (n → ∞)")
         lines.append(truth["lambda"])
     late = slice(len(count) // 10, None)
     if np.all(np.isfinite(mean)):
-        bands = np.concatenate([(mean - 2 * error)[late], (mean + 2 * error)[late], (np.cumsum(llc, 1) / count)[:, late].ravel(), lines])
+        bands = np.concatenate(
+            [(mean - 2 * error)[late], (mean + 2 * error)[late], (np.cumsum(llc, 1) / count)[:, late].ravel(), lines]
+        )
         margin = 0.08 * (np.ptp(bands) or 1)
         axis.set_ylim(bands.min() - margin, bands.max() + margin)
     axis.set_xlabel("full-data gradient evaluations, all chains, warm-up included")
     axis.set_ylabel("running λ̂")
-    value = "no finite estimate" if summary["llc_mean"] is None else f"λ̂ = {summary['llc_mean']:.4g} ± {summary['llc_mcse'] or np.nan:.2g} (MCSE)"
+    value = (
+        "no finite estimate"
+        if summary["llc_mean"] is None
+        else f"λ̂ = {summary['llc_mean']:.4g} ± {summary['llc_mcse'] or np.nan:.2g} (MCSE)"
+    )
     axis.set_title(_title(summary, value), fontsize=11)
     axis.legend(fontsize=8, ncols=2, frameon=False)
     return figure

@@ -117,7 +117,10 @@ def _too_large(e):
 
 def _far_away(e):
     if e.w0_norm2 > 0 and np.all(np.isfinite(e.distance2)) and e.distance2.mean() > e.w0_norm2:
-        return WARN, f"|w−w0|² {e.distance2.mean():.3g} exceeds |w0|² {e.w0_norm2:.3g}: the chain has left w0; raise posterior.gamma"
+        return (
+            WARN,
+            f"|w−w0|² {e.distance2.mean():.3g} exceeds |w0|² {e.w0_norm2:.3g}: the chain has left w0; raise posterior.gamma",
+        )
 
 
 def _stein(e):

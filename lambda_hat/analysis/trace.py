@@ -33,7 +33,8 @@ def dataset(draws, loss0, nbeta, warmup_gradients, attributes):
         "stein_curvature": variable(records.stein_curvature, "(w−w0)·A∇U, mean tr A"),
         "diverging": (("chain", "draw"), steps.diverging),
         "gradient_evaluations": variable(
-            warmup_gradients / chains + np.cumsum(steps.gradients, 1), "full-data gradients of this chain so far, warm-up included"
+            warmup_gradients / chains + np.cumsum(steps.gradients, 1),
+            "full-data gradients of this chain so far, warm-up included",
         ),
         "time": (("draw",), draws.seconds, {"units": "seconds since the first draw began"}),
     }

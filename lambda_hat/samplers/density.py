@@ -137,6 +137,7 @@ def log_density_and_grad(loss, density, u):
 
 def log_density(loss):
     """log π(density, u), whose derivative in u costs the same single pass (as BlackJAX's integrators ask for it)."""
+
     @jax.custom_vjp
     def function(density, u):
         return log_density_and_grad(loss, density, u)[0]

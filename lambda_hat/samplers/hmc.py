@@ -104,15 +104,15 @@ def _adaptation_program(hmc, density, config):
             shared = jax.random.fold_in(jitter, t)
 
             def one(state, chain_key):
-                return loop.transitions(
-                    hmc, density, now, state, jax.random.fold_in(chain_key, t), shared, config.thin
-                )
+                return loop.transitions(hmc, density, now, state, jax.random.fold_in(chain_key, t), shared, config.thin)
 
             states, step = loop.over_chains(one, large)(states, chain_keys)
             accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)
             return (states, update(averaging, accepted)), step.gradients
 
-        (states, averaging), gradients = jax.lax.scan(draw, (states, start(tuning.step_size)), jnp.arange(config.warmup))
+        (states, averaging), gradients = jax.lax.scan(
+            draw, (states, start(tuning.step_size)), jnp.arange(config.warmup)
+        )
         if not config.step_size:
             tuning = tuning._replace(step_size=final(averaging))
         return states, tuning, jnp.sum(gradients, 0)

@@ -102,15 +102,14 @@ def starts(density, curvature_scales, chains, seed):
     At w0 itself a chain may stick (its gradient is zero), and a full Laplace draw may be far out where L_n is not quadratic.
     """
     p = density.w0.size
-    z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(
-        jnp.arange(chains)
-    )
+    z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(jnp.arange(chains))
     shift = jax.vmap(curvature_scales.apply)(0.3 * z)
     return jax.vmap(partial(densities.unapply, density.metric))(shift)
 
 
 def transitions(algorithm, density, tuning, state, key, shared, thin):
     """`thin` transitions of one chain; returns its state and their `Step` put together."""
+
     def one(state, i):
         return algorithm.step(density, tuning, state, jax.random.fold_in(key, i), jax.random.fold_in(shared, i))
 
@@ -177,7 +176,9 @@ class Loop:
             seconds += [time.perf_counter() - began] * count
             log(first + count)
         draws = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *kept)
-        return draws._replace(seconds=np.asarray(seconds), params=draws.params if self.config.save_params else None), states
+        return draws._replace(
+            seconds=np.asarray(seconds), params=draws.params if self.config.save_params else None
+        ), states
 
 
 def _chunk_program(algorithm, config, large, size):

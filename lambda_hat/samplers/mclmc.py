@@ -81,9 +81,7 @@ def warm_up(config, loss, chains, states, log):
     """
     density = chains.density
     p = density.w0.size
-    tuning = Tuning(
-        jnp.asarray(config.step_size or 0.05 * p**0.5), jnp.asarray(config.decoherence_length or p**0.5)
-    )
+    tuning = Tuning(jnp.asarray(config.step_size or 0.05 * p**0.5), jnp.asarray(config.decoherence_length or p**0.5))
     steps = config.warmup * config.thin
     gradients, retries, energy_variance = 0.0, 0, None
     if steps:
@@ -106,8 +104,10 @@ def warm_up(config, loss, chains, states, log):
                 states = tried if sound else states
                 break
             retries += 1
-            log(f"MCLMC: step {float(tuning.step_size):.3g} gives an energy variance of {energy_variance:.2g} a dimension, "
-                f"wanted {config.energy_variance:.2g}; shortened")
+            log(
+                f"MCLMC: step {float(tuning.step_size):.3g} gives an energy variance of {energy_variance:.2g} a dimension, "
+                f"wanted {config.energy_variance:.2g}; shortened"
+            )
             tuning = tuning._replace(step_size=tuning.step_size * SHORTER)
             states = states if sound else began
     chosen = {k: float(v) for k, v in tuning._asdict().items()}
@@ -122,9 +122,7 @@ def _tune(config, loss, density, states, tuning, steps):
     p = density.w0.size
 
     def one(density, tuning, state, key):
-        start = MCLMCAdaptationState(
-            tuning.decoherence_length, tuning.step_size, jnp.ones(p)
-        )
+        start = MCLMCAdaptationState(tuning.decoherence_length, tuning.step_size, jnp.ones(p))
         state, found, _ = mclmc_find_L_and_step_size(
             kernel,
             steps,
@@ -152,6 +150,7 @@ def _tune(config, loss, density, states, tuning, steps):
     spent = GRADIENTS_PER_STEP * config.chains * 2 * round(0.4 * steps)
     if not bool(jnp.any(good)):
         return tuning, states, spent
+
     def restore(new, old):
         return jnp.where(good.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 

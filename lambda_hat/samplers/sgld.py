@@ -131,7 +131,9 @@ def warm_up(config, loss, chains, states, log, *, n, batch):
     while True:
         keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), first), config.chains)
         if config.precond != "none" and config.stabilizer is None:
-            tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
+            tuning = tuning._replace(
+                stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch)
+            )
             gradients += config.chains * PROBES * cost
         if config.step_size is None:
             sizes, curvatures, noises = measure(density, tuning, states, keys)
@@ -166,6 +168,7 @@ def _measure(config, loss, n, batch, density, tuning, states, keys):
     Returns:
         for each chain: the largest eigenvalue of P^½ A P^½ (stability), tr(P nβH)/tr R, and tr(P C R)/tr R.
     """
+
     def one(state, key):
         dtype = density.w0.dtype
         shift = density.metric.apply(state.u.astype(dtype))
@@ -206,11 +209,13 @@ def _measure(config, loss, n, batch, density, tuning, states, keys):
 
 def _typical_gradient(config, loss, density, tuning, states, keys, n, batch):
     """Root mean square over parameters, chains and batches of the stochastic loss gradient."""
+
     def one(pair):
         state, key = pair
         shift = density.metric.apply(state.u.astype(density.w0.dtype))
         square = jax.lax.map(
-            lambda k: jnp.mean(_gradient(config, loss, density, tuning, shift, k, n, batch) ** 2), jax.random.split(key, PROBES)
+            lambda k: jnp.mean(_gradient(config, loss, density, tuning, shift, k, n, batch) ** 2),
+            jax.random.split(key, PROBES),
         )
         return jnp.mean(square)
 

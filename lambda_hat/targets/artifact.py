@@ -54,7 +54,12 @@ class Target(NamedTuple):
     def loss(self, posterior):
         """The loss that a posterior configuration names."""
         return losses.build(
-            self.model, self.params, self.y, loss=posterior.loss, noise_scale=self.noise_scale, student_t_df=posterior.student_t_df
+            self.model,
+            self.params,
+            self.y,
+            loss=posterior.loss,
+            noise_scale=self.noise_scale,
+            student_t_df=posterior.student_t_df,
         )
 
 
@@ -132,7 +137,9 @@ def read(directory, model_config, data_config):
     meta = store.read_json(directory / "meta.json")
     for name in ("data.npz", "params.npz"):
         if not (directory / name).is_file():
-            raise StoreError(f"{directory / name} is missing; restore it, or rebuild with bin/build_target.py force=true.")
+            raise StoreError(
+                f"{directory / name} is missing; restore it, or rebuild with bin/build_target.py force=true."
+            )
         if provenance.sha256(directory / name) != meta["hashes"][name]:
             raise StoreError(
                 f"{directory / name} is damaged: its contents do not match the hash in meta.json; restore it, or rebuild with "
@@ -154,7 +161,9 @@ def curvature(directory, target, posterior):
     path = Path(directory) / f"curvature_{name}.npz"
     if path.is_file():
         kept = _arrays(path)
-        return curvatures.Curvature(kept["eigenvalues"], kept["eigenvectors"], float(kept["trace"]), int(kept["gradients"]))
+        return curvatures.Curvature(
+            kept["eigenvalues"], kept["eigenvectors"], float(kept["trace"]), int(kept["gradients"])
+        )
     dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
     found = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0)
     hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
@@ -171,4 +180,6 @@ def _arrays(path):
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); delete it if it is a curvature file, else rebuild the target.") from error
+        raise StoreError(
+            f"{path} cannot be read ({error}); delete it if it is a curvature file, else rebuild the target."
+        ) from error

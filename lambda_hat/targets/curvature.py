@@ -70,10 +70,14 @@ def _products(loss, rows, w):
     mesh = parallel.mesh(rows.weight.shape[0])
 
     def part(rows, w, vectors):
-        return jax.lax.psum(jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors, batch_size=32), parallel.AXIS)
+        return jax.lax.psum(
+            jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors, batch_size=32), parallel.AXIS
+        )
 
     if loss.potential is not None:
-        function = jax.jit(lambda rows, w, vectors: jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors))
+        function = jax.jit(
+            lambda rows, w, vectors: jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors)
+        )
     else:
         function = jax.jit(parallel.shard(part, mesh, (True, False, False), False))
     return lambda vectors: function(rows, w, vectors)

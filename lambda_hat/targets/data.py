@@ -1,5 +1,6 @@
 """Data sets: inputs from a named distribution, labels from a teacher and a noise model; and the handwritten digits."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -169,7 +170,7 @@ def balanced_layers(sizes, rank, singular_value, key):
         jnp.linalg.qr(jax.random.normal(jax.random.fold_in(key, i), (size, size), jnp.float64))[0][:, :rank]
         for i, size in enumerate(sizes)
     ]
-    return [singular_value * left @ right.T for left, right in zip(frames[:-1], frames[1:], strict=True)]
+    return [singular_value * left @ right.T for left, right in itertools.pairwise(frames)]
 
 
 def _digits(config, seed):

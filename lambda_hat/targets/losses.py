@@ -67,8 +67,8 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
         pair = {
             "nll": lambda residual: jnp.sum(residual**2, -1) / (2 * noise_scale**2),
             "mse": lambda residual: jnp.sum(residual**2, -1),
-            "student_t": lambda residual: (student_t_df + 1) / 2 * jnp.sum(
-                jnp.log1p(residual**2 / (student_t_df * noise_scale**2)), -1
+            "student_t": lambda residual: (
+                (student_t_df + 1) / 2 * jnp.sum(jnp.log1p(residual**2 / (student_t_df * noise_scale**2)), -1)
             ),
         }[loss]
         pair = _of_residual(pair)
@@ -113,7 +113,9 @@ def to_rows(x, y, widest, dtype, multiple=1):
         return jnp.asarray(padded.reshape(chunks, size, *array.shape[1:]), dtype)
 
     weight = np.where(np.arange(chunks * size) < n, 1 / n, 0.0).reshape(chunks, size)
-    return Rows(cut(x, dtype), cut(y, y.dtype if np.issubdtype(y.dtype, np.integer) else dtype), jnp.asarray(weight, dtype))
+    return Rows(
+        cut(x, dtype), cut(y, y.dtype if np.issubdtype(y.dtype, np.integer) else dtype), jnp.asarray(weight, dtype)
+    )
 
 
 def _chunk_mean(loss, w, chunk):

@@ -1,5 +1,6 @@
 """Models: how parameters are drawn and what a network computes from them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def network(in_dim, widths, out_dim, *, activation, bias, layernorm, init):
 
     def initialise(key):
         params = {}
-        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             layer = {"weight": draw(jax.random.fold_in(key, i), (fan_in, fan_out), jnp.float64)}
             if bias:
                 layer["bias"] = jnp.zeros(fan_out, jnp.float64)
@@ -78,12 +79,13 @@ def network(in_dim, widths, out_dim, *, activation, bias, layernorm, init):
 def parameter_count(in_dim, widths, out_dim, *, bias, layernorm):
     """Number of parameters p of a fully connected network."""
     sizes = (in_dim, *widths, out_dim)
-    weights = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    weights = sum(a * b for a, b in itertools.pairwise(sizes))
     return weights + bias * sum(sizes[1:]) + 2 * layernorm * sum(widths)
 
 
 def infer_widths(config):
     """Equal hidden widths whose parameter count comes closest to `target_params`, at least 1."""
+
     def count(width):
         return parameter_count(
             config.in_dim, [width] * config.depth, config.out_dim, bias=config.bias, layernorm=config.layernorm
@@ -113,7 +115,13 @@ def _mlp(config):
 
 def _deep_linear(config):
     return network(
-        config.in_dim, config.widths, config.out_dim, activation="identity", bias=False, layernorm=False, init=config.init
+        config.in_dim,
+        config.widths,
+        config.out_dim,
+        activation="identity",
+        bias=False,
+        layernorm=False,
+        init=config.init,
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import scipy.optimize
 
-from lambda_hat.config import Descent
 from lambda_hat import parallel
+from lambda_hat.config import Descent
 from lambda_hat.targets import losses
 
 PROXIMAL_ITERATIONS = 200
@@ -166,6 +166,7 @@ def polish(objective, w, localization, most, tolerance):
 
 def proximal_step(objective, centre, localization, iterations=PROXIMAL_ITERATIONS):
     """The minimum of objective(w) + localization/2 |w − centre|² by L-BFGS; returns it and the iterations taken."""
+
     def regularised(w):
         value, grad = objective(w)
         shift = w - centre

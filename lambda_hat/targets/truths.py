@@ -67,7 +67,11 @@ def deep_linear(sizes, rank):
         - Fraction((ell - 1) * total**2, 4 * ell)
         + Fraction(sum(x * y for x, y in combinations(chosen, 2)), 2)
     )
-    return Truth(coefficient, a * (ell - a) + 1, "deep linear network (Aoyagi 2024): the global coefficient, at the balanced point the local one too")
+    return Truth(
+        coefficient,
+        a * (ell - a) + 1,
+        "deep linear network (Aoyagi 2024): the global coefficient, at the balanced point the local one too",
+    )
 
 
 def finite_quadratic(curvatures, nbeta, gamma):
