@@ -3,6 +3,8 @@
 import os
 import sys
 
+from lambda_hat.errors import UserError
+
 
 def start(runtime):
     """Import JAX with the platform, the CPU devices and the compilation cache of the configuration; float64 is always on.
@@ -21,6 +23,13 @@ def start(runtime):
     jax.config.update("jax_enable_x64", True)
     if runtime.platform != "auto":
         jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[runtime.platform])
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError) as error:  # the latter where jaxlib has no CUDA at all
+            raise UserError(
+                f"runtime.platform={runtime.platform}: JAX finds no such device here; use runtime.platform=auto, or install "
+                "jax with CUDA."
+            ) from error
     if runtime.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(runtime.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import hydra_glue, messages
@@ -26,13 +27,17 @@ def main(stage):
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
 
     def task(cfg):
-        sys.exit(local.run_all(stage, [(cfg, HydraConfig.get().overrides.task)]))
+        try:
+            words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            sys.exit(local.run_all(stage, [(lambda: cfg, words)]))
+        except UserError as error:  # here, since Hydra would print a line of its own before ours
+            sys.exit(str(error))
 
     task.stage = stage
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        if full_error:
+    except (HydraException, OmegaConfBaseException, UserError, ValueError) as error:
+        if full_error or (type(error) is ValueError and not messages.is_null_group(error)):
             raise
         sys.exit(messages.of(error))
     except KeyboardInterrupt:

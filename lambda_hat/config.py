@@ -5,7 +5,7 @@ below a configuration belongs to. No field has a default here.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from lambda_hat.errors import ConfigError
@@ -193,7 +193,7 @@ class Posterior:
 class Sampling:
     """What all samplers share."""
 
-    name: str = setting("the algorithm", choices=("hmc", "mclmc", "sgld"))
+    name: str = setting("the algorithm")
     chains: int = setting("number of independent chains", ge=1, le=10_000)
     draws: int = setting("recorded draws of each chain", ge=1, le=10**8)
     warmup: int = setting(
@@ -206,7 +206,7 @@ class Sampling:
     seed: int = setting("seed of the sampler's random streams", ge=0, lt=2**63)
     metric: str | None = setting(
         "coordinates in which the chain moves: whitened by the curvature nβH + γ at w0, or the plain ones; null = "
-        "curvature, but identity where sgld has a diagonal preconditioner",
+        "curvature where a trial finds the posterior near to quadratic and sgld has no diagonal preconditioner",
         choices=("curvature", "identity"),
     )
     save_params: bool = setting("whether trace.nc holds the parameters of every draw (chains × draws × p numbers)")
@@ -216,6 +216,7 @@ class Sampling:
 class HMC(Sampling):
     """Hamiltonian Monte Carlo with jittered trajectories; exact but for the MCMC error."""
 
+    name: str = setting("the algorithm", choices=("hmc",))
     step_size: float | None = setting("leapfrog step in the metric's coordinates; null = adapted", gt=0, le=1e6)
     trajectory_length: float | None = setting("mean integration time of a trajectory; null = tuned", gt=0, le=1e6)
     target_acceptance: float = setting("mean acceptance that the step size is adapted to", gt=0, lt=1)
@@ -226,6 +227,7 @@ class HMC(Sampling):
 class MCLMC(Sampling):
     """Microcanonical Langevin Monte Carlo, unadjusted: its step size leaves a bias, kept small by `energy_variance`."""
 
+    name: str = setting("the algorithm", choices=("mclmc",))
     step_size: float | None = setting("integrator step in the metric's coordinates; null = tuned", gt=0, le=1e6)
     decoherence_length: float | None = setting(
         "distance L over which the momentum is forgotten; null = tuned", gt=0, le=1e9
@@ -239,6 +241,7 @@ class MCLMC(Sampling):
 class SGLD(Sampling):
     """Stochastic gradient Langevin dynamics, ε/2 convention (Hitchcock & Hoogland, arXiv 2507.21449, App. D.3)."""
 
+    name: str = setting("the algorithm", choices=("sgld",))
     step_size: float | None = setting("step ε in the metric's coordinates; null = from bias_target", gt=0, le=1e6)
     bias_target: float = setting("relative bias of λ̂ that a null step_size aims at", gt=0, lt=1)
     batch_size: int | None = setting("pairs in a minibatch; null = nβ, at most n", ge=1, le=10**8)
@@ -261,7 +264,7 @@ class SGLD(Sampling):
 class Store:
     """Where artifacts land; never hashed."""
 
-    root: str = setting("directory that holds targets/ and logs/")
+    root: str = setting("directory that holds targets/ and logs/", nonempty=True)
     target_id: str = setting("name of the target's directory")
     run_id: str = setting("name of the run's directory")
     target_dir: str = setting("path of the target")
@@ -313,13 +316,7 @@ HASHED = ("model", "data", "training", "posterior", "sampler")
 
 def problems(config):
     """All reasons why `config` cannot be run, a sentence each, naming the key; empty if there are none."""
-    found = []
-    for group in HASHED:
-        found += _range_problems(group, getattr(config, group))
-    for group in ("store", "runtime"):
-        found += _range_problems(group, getattr(config, group))
-    found += [_out_of_range("seed", config.seed, f) for f in fields(config) if f.name == "seed" and config.seed < 0]
-    return found or list(_clashes(config))
+    return list(range_problems({f.name: getattr(config, f.name) for f in fields(config)})) or list(_clashes(config))
 
 
 def check(config):
@@ -332,17 +329,27 @@ def check(config):
         raise ConfigError("\n".join(found))
 
 
-def _range_problems(group, values):
-    for f in fields(values):
-        value = getattr(values, f.name)
-        if isinstance(value, (list, tuple)):
-            if f.metadata["nonempty"] and not value:
-                yield f"{group}.{f.name} must have at least one entry; got []."
-            entries = value
+def range_problems(settings):
+    """Values that are out of range, whatever the others are: a sentence each.
+
+    Arguments:
+        settings: any of `Config`'s fields by name.
+    """
+    own = {f.name: f for f in fields(Config)}
+    for name, value in settings.items():
+        if is_dataclass(value):
+            for f in fields(value):
+                yield from _range_problems(f"{name}.{f.name}", getattr(value, f.name), f)
         else:
-            entries = [value]
-        if any(entry is not None and not _in_range(entry, f.metadata) for entry in entries):
-            yield _out_of_range(f"{group}.{f.name}", value, f)
+            yield from _range_problems(name, value, own[name])
+
+
+def _range_problems(key, value, f):
+    if f.metadata["nonempty"] and value is not None and not value:
+        yield f"{key} must not be empty ({f.metadata['meaning']})."
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if any(entry is not None and not _in_range(entry, f.metadata) for entry in entries):
+        yield _out_of_range(key, value, f)
 
 
 def _in_range(value, limits):
@@ -366,7 +373,7 @@ def _out_of_range(key, value, f):
         signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
         bounds = [f"{sign} {_short(limits[name])}" for name, sign in signs if limits[name] is not None]
         expected = " and ".join(bounds) or "a finite number"
-    return f"{key} must be {expected}; got {value} ({limits['meaning']})."
+    return f"{key} must be {expected}; got {value!r} ({limits['meaning']})."
 
 
 def _short(number):

@@ -3,15 +3,15 @@
 Below this module and store.py there are dataclasses only, no OmegaConf object.
 """
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lambda_hat import store
-from lambda_hat.config import KINDS, Config
+from lambda_hat import messages, store
+from lambda_hat.config import KINDS, Config, range_problems
 from lambda_hat.errors import ConfigError
 
 STARTED = datetime.now()
@@ -36,16 +36,35 @@ def to_config(cfg):
     """The composed Hydra configuration as one `Config` of dataclasses.
 
     Raises:
-        ConfigError: for a value that is missing or cannot be resolved.
+        ConfigError: for a setting that is unknown or missing, or cannot be resolved, or whose range is left.
     """
+    _refuse_unknown(cfg)
+    settings = {}
     try:
-        groups = {
-            f.name: OmegaConf.to_object(cfg[f.name]) if isinstance(cfg[f.name], DictConfig) else cfg[f.name]
-            for f in fields(Config)
-        }
+        for name in sorted((f.name for f in fields(Config)), key=lambda name: name == "store"):
+            if name == "store" and (found := list(range_problems(settings))):  # before its ids are hashed from them
+                raise ConfigError("\n".join(found))
+            if OmegaConf.is_missing(cfg, name):
+                raise ConfigError(f"{name} is missing; set it on the command line, or do not delete it there.")
+            value = cfg[name]
+            settings[name] = OmegaConf.to_object(value) if isinstance(value, DictConfig) else value
     except OmegaConfBaseException as error:
-        raise ConfigError(one_sentence(error)) from error
-    return Config(**groups)
+        raise ConfigError(messages.of(error)) from error
+    return Config(**settings)
+
+
+def _refuse_unknown(cfg):
+    """`+key=value` opens even a closed configuration."""
+    expected = [f.name for f in fields(Config)]
+    for name in sorted(set(cfg) - {"hydra"}):
+        if name not in expected:
+            raise ConfigError(messages.unknown(name, expected))
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_missing() and is_dataclass(OmegaConf.get_type(node)):
+            known = [f.name for f in fields(OmegaConf.get_type(node))]
+            for key in node:
+                if key not in known:
+                    raise ConfigError(messages.unknown(f"{name}.{key}", known))
 
 
 def group_from_plain(group, plain):
@@ -61,14 +80,7 @@ def group_from_plain(group, plain):
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), plain))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{group}: {one_sentence(error)}") from error
-
-
-def one_sentence(error):
-    """An OmegaConf or Hydra error without its multi-line appendix, naming the key."""
-    key = getattr(error, "full_key", None)
-    text = (getattr(error, "msg", None) or str(error)).strip().splitlines()[0]
-    return f"{key}: {text}" if key and key not in text else text
+        raise ConfigError(f"{group}: {messages.of(error)}") from error
 
 
 def _schema(cls):

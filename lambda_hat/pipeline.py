@@ -1,6 +1,7 @@
 """The way of the data: configuration → target → draws → analysis → directory. Nothing heavy is imported before it is needed."""
 
 import logging
+import re
 import time
 import traceback
 from dataclasses import replace
@@ -9,10 +10,14 @@ from typing import NamedTuple
 
 from lambda_hat import config as configs
 from lambda_hat import provenance, store
-from lambda_hat.errors import StoreError
+from lambda_hat.errors import ConfigError, StoreError
 from lambda_hat.hydra_glue import group_from_plain
 
 log = logging.getLogger(__name__)
+
+META_KEYS = ("dims", "metrics", "hashes")
+RESULT_KEYS = ("sampler", "llc_mean", "llc_mcse", "ess", "rhat", "status", "status_reasons")
+"""What meta.json and analysis.json must have for this module to go on."""
 
 
 class Job(NamedTuple):
@@ -44,7 +49,7 @@ def job(stage, config):
     root = Path(config.store.root)
     if config.target is not None:
         directory = store.Paths(root, config.target).target
-        if Path(config.target).name != config.target or not store.is_done(directory):
+        if not re.fullmatch(r"tgt_[0-9a-f]{12}", config.target) or not store.is_done(directory):
             raise StoreError(
                 f"target={config.target}: there is no such target in {root / 'targets'}; ls that directory, or leave target out "
                 "to build one."
@@ -53,7 +58,21 @@ def job(stage, config):
         groups = {group: group_from_plain(group, stored[group]) for group in ("model", "data", "training")}
         config = replace(config, **groups, seed=stored["seed"])
     configs.check(config)
-    return Job(stage, config, store.Paths(root, config.store.target_id, config.store.run_id))
+    paths = store.Paths(root, config.target or _identifier(config, "target"), _identifier(config, "run"))
+    derived = {"target_id": paths.target_id, "run_id": paths.run_id, "target_dir": paths.target, "run_dir": paths.run}
+    for key, value in derived.items():
+        stated = getattr(config.store, key)
+        if Path(stated) != Path(value):
+            raise ConfigError(
+                f"store.{key} follows from the configuration and must be {str(value)!r}; got {stated!r}: leave it out; "
+                "store.root can be chosen."
+            )
+    return Job(stage, config, paths)
+
+
+def _identifier(config, stage):
+    name = "tgt" if stage == "target" else f"run_{config.sampler.name}"
+    return f"{name}_{store.digest(stage, _groups(config, stage).values())}"
 
 
 def is_done(job):
@@ -62,27 +81,23 @@ def is_done(job):
 
 
 def make(job, log_path=None):
-    """Do a job; a failure leaves a record beside its directory.
+    """Do a job; a failure leaves a record in <root>/failures/ until the job succeeds.
 
     Raises:
         UserError: for what a user can mend.
         Exception: for what is our fault, with its traceback in the record.
     """
-    record = job.directory.parent / f"_failed_{job.directory.name}.json"
+    name = job.paths.target_id if job.stage == "target" else f"{job.paths.target_id}.{job.paths.run_id}"
+    record = job.paths.failures / f"{name}.json"
     try:
         if job.stage == "target":
             _target(job, force=job.config.force)
         else:
             _run(job)
     except Exception as error:
-        if record.parent.is_dir():
-            text = {
-                "error": str(error),
-                "traceback": traceback.format_exc(),
-                "log": log_path,
-                "created_at": store.now(),
-            }
-            store.write_json(record, text)
+        text = {"error": str(error), "traceback": traceback.format_exc(), "log": log_path, "created_at": store.now()}
+        record.parent.mkdir(exist_ok=True)
+        store.write_json(record, text)
         raise
     record.unlink(missing_ok=True)
 
@@ -146,7 +161,8 @@ def _run(job):
     clock.lap("start")
     _target(job)
     clock.lap("train")
-    store.open_config(paths.target, "target")
+    store.open_config(paths.target, "target", _groups(config, "target"))
+    store.read_json(paths.target / "meta.json", *META_KEYS)
 
     from lambda_hat.analysis import analyse, trace
     from lambda_hat.samplers import sample
@@ -259,15 +275,20 @@ def _progress(config):
 
 def verdict(job):
     """The status of a finished run; `ok` for a target."""
-    return store.read_json(job.directory / "analysis.json")["status"] if job.stage == "run" else "ok"
+    return store.read_json(job.directory / "analysis.json", "status")["status"] if job.stage == "run" else "ok"
 
 
 def result_line(job):
-    """One line that says what a finished job found and where it is."""
+    """One line that says what a finished job found and where it is.
+
+    Raises:
+        StoreError: where its files are damaged, or its configuration is not the one that it is named after.
+    """
+    store.open_config(job.directory, job.stage, _groups(job.config, job.stage))
     if job.stage == "target":
-        meta = store.read_json(job.directory / "meta.json")
+        meta = store.read_json(job.directory / "meta.json", *META_KEYS)
         return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
-    found = store.read_json(job.directory / "analysis.json")
+    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
     if found["llc_mean"] is None:
         estimate = "λ̂ = none"
     else:

@@ -190,16 +190,19 @@ def finite(value):
     return float(value) if math.isfinite(value) else None
 
 
-def read_json(path):
-    """A JSON file of the store.
+def read_json(path, *keys):
+    """A JSON file of the store, an object that has at least these keys.
 
     Raises:
         StoreError: where it is missing or damaged.
     """
     try:
-        return json.loads(_read(path))
+        found = json.loads(_read(path))
     except ValueError as error:
         raise _damaged(path, f"is not JSON ({error})") from error
+    if lacking := [key for key in keys if not isinstance(found, dict) or key not in found]:
+        raise _damaged(path, f"lacks {', '.join(lacking)}")
+    return found
 
 
 def write_config(directory, groups):
@@ -208,8 +211,11 @@ def write_config(directory, groups):
     (Path(directory) / "config.yaml").write_text(text)
 
 
-def open_config(directory, stage):
+def open_config(directory, stage, expected=None):
     """The stored configuration of a published directory, checked against the directory's name.
+
+    Arguments:
+        expected: the groups that gave the directory its name, to say what differs where the check fails.
 
     Raises:
         StoreError: where it is missing, damaged, edited, or of another version.
@@ -223,11 +229,21 @@ def open_config(directory, stage):
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"cannot be read ({type(error).__name__}: {error})") from error
     if found != directory.name.rsplit("_", 1)[-1]:
+        differing = "; ".join(_differences(groups, {k: plain(v) for k, v in (expected or {}).items()}))
         raise StoreError(
             f"{path} hashes to {found}, not to its directory's name: it was edited, or written by another version of "
-            f"lambda_hat; restore it, or move {directory} away and rerun."
+            f"lambda_hat{f' ({differing})' if expected and differing else ''}; restore it, or move {directory} away and rerun."
         )
     return groups
+
+
+def _differences(found, expected, key=""):
+    """What differs between two nested configurations, key by key; null is the same as absent."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted(found.keys() | expected.keys()):
+            yield from _differences(found.get(name), expected.get(name), f"{key}.{name}" if key else name)
+    elif found != expected:
+        yield f"{key} is {found}, expected {expected}"
 
 
 def _read(path):

@@ -3,7 +3,7 @@
 λ̂ = E[excess]                                  excess = nβ(L_n(w) − L_n(w0))
 second estimator, needs no L_n(w0)              (nβ)² Var L_n = Var[excess]
 dλ̂/d ln β = λ̂ − Var[excess]                     dλ̂/d ln γ = −(γ/2) Cov(excess, |w−w0|²)
-control variate                                 E[excess − c (stein_A − tr A)], c by regression; for a quadratic L_n no variance is left
+control variate: E[excess − c (stein_A − tr A)], c by regression; for a quadratic L_n no variance is left
 """
 
 import warnings

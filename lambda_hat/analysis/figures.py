@@ -38,7 +38,9 @@ def _save(path, draw, *arguments):
 
 
 def _title(summary, what):
-    return f"{what}\n{summary['sampler'].upper()} on {summary['target_id']}  ·  n = {summary['n']}, β = {summary['beta']:.4g}, γ = {summary['gamma']:.4g}, {summary['loss']}"
+    run = f"{summary['sampler'].upper()} on {summary['target_id']}"
+    posterior = f"n = {summary['n']}, β = {summary['beta']:.4g}, γ = {summary['gamma']:.4g}, {summary['loss']}"
+    return f"{what}\n{run}  ·  {posterior}"
 
 
 def _trace(llc, distance2, summary):
@@ -137,7 +139,9 @@ def _running(llc, work, summary):
 
 def _energy(energy, summary):
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    level, change = (energy - energy.mean()).ravel(), np.diff(energy, axis=1).ravel()
+    level = (energy - np.nanmean(np.where(np.isfinite(energy), energy, np.nan))).ravel()
+    change = np.diff(energy, axis=1).ravel()
+    level, change = level[np.isfinite(level)], change[np.isfinite(change)]
     edges = np.histogram_bin_edges(np.concatenate([level, change]), bins=60)
     axis.hist(level, edges, density=True, alpha=0.55, color=COLOURS[0], label="energy − mean")
     axis.hist(change, edges, density=True, alpha=0.55, color=COLOURS[1], label="change from draw to draw")

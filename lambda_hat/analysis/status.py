@@ -87,8 +87,8 @@ def _acceptance(e):
 
 def _divergences(e):
     share = e.divergences / e.excess.size
-    if share > 0:
-        return (BAD if share > 0.01 else WARN), f"{e.divergences} of {e.excess.size} transitions diverged"
+    if share > 0.001:
+        return (BAD if share > 0.1 else WARN), f"{e.divergences} of {e.excess.size} transitions diverged"
 
 
 def _trend(e):
@@ -130,8 +130,8 @@ def _stein(e):
     size, relative = deviation / e.stein.mcse, deviation / e.p
     if abs(size) > 4 and abs(relative) > 0.03:
         return WARN, (
-            f"Stein identity off by {100 * relative:+.1f} % ({size:+.1f} standard errors): the draws are not from the posterior yet, "
-            "or the discretisation is coarse"
+            f"Stein identity off by {100 * relative:+.1f} % ({size:+.1f} standard errors): the draws "
+            "are not from the posterior yet, or the discretisation is coarse"
         )
 
 

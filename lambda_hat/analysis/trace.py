@@ -36,7 +36,8 @@ def dataset(draws, loss0, nbeta, warmup_gradients, attributes):
             warmup_gradients / chains + np.cumsum(steps.gradients, 1),
             "full-data gradients of this chain so far, warm-up included",
         ),
-        "time": (("draw",), draws.seconds, {"units": "seconds since the first draw began"}),
+        # not "seconds since …" in the units: CF conventions take that for a date
+        "time": (("draw",), draws.seconds, {"units": "s", "long_name": "since the first draw began"}),
     }
     for name, values, units in (
         ("acceptance_rate", steps.acceptance, "probability"),

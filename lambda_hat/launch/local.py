@@ -5,19 +5,22 @@ import sys
 import time
 from pathlib import Path
 
-from lambda_hat import pipeline
-from lambda_hat.errors import ConfigError, UserError
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lambda_hat import messages, pipeline
+from lambda_hat.errors import ConfigError, StoreError, UserError
 from lambda_hat.hydra_glue import to_config
 
 log = logging.getLogger(__name__)
 
 
-def run_all(stage, composed):
+def run_all(stage, combinations):
     """Make what is missing of these combinations and say what came out.
 
     Arguments:
         stage: `target` or `run`.
-        composed: pairs of a composed configuration and the command line's overrides.
+        combinations: pairs of a function that composes the configuration and the command line's overrides.
 
     Returns:
         the exit code: 1 if anything failed (or, with strict=true, is bad).
@@ -25,7 +28,7 @@ def run_all(stage, composed):
     Raises:
         ConfigError: naming every combination that cannot be run; then nothing has been done.
     """
-    jobs = _checked(stage, composed)
+    jobs = _checked(stage, combinations)
     code = 0
     for number, job in enumerate(jobs):
         if pipeline.is_done(job):
@@ -44,20 +47,28 @@ def run_all(stage, composed):
     return int(code)
 
 
-def _checked(stage, composed):
-    jobs, refused = {}, []
-    for cfg, overrides in composed:
+def _checked(stage, combinations):
+    if not combinations:
+        raise ConfigError("The sweep has no combination: a range(…) or glob(…) on the command line is empty.")
+    jobs, refused = {}, {}
+    for compose, overrides in combinations:
         try:
-            config = to_config(cfg)
+            config = to_config(compose())
             if config.target is not None:
                 _refuse_restated(overrides)
             job = pipeline.job(stage, config)
             jobs.setdefault(job.directory, job)
-        except UserError as error:
-            named = " ".join(overrides)
-            refused += [line if len(composed) == 1 else f"[{named}] {line}" for line in str(error).splitlines()]
-    if refused:
-        raise ConfigError("\n".join(dict.fromkeys(refused)))
+        except (UserError, HydraException, OmegaConfBaseException) as error:
+            for line in messages.of(error).splitlines():
+                refused.setdefault(line, []).append(" ".join(overrides))
+    if refused:  # what is wrong with every combination is said once
+        raise ConfigError(
+            "\n".join(
+                said
+                for line, names in refused.items()
+                for said in ([line] if len(names) == len(combinations) else [f"[{name}] {line}" for name in names])
+            )
+        )
     return list(jobs.values())
 
 
@@ -70,10 +81,15 @@ def _refuse_restated(overrides):
 
 def _make(job, number):
     """Do one job with its log in a file of its own; returns 1 if it failed."""
-    directory = Path(job.config.store.log_dir) / str(number)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "log.txt"
-    handler = logging.FileHandler(path)
+    path = Path(job.config.store.log_dir) / str(number) / "log.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path)
+    except OSError as error:
+        raise StoreError(
+            f"store.root={job.config.store.root}: nothing can be written there ({error.strerror}: {error.filename}); "
+            "choose a directory of yours."
+        ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     began = time.perf_counter()

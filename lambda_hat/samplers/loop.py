@@ -19,7 +19,7 @@ import numpy as np
 from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 
-STREAMS = ("start", "warmup", "draws", "tune", "jitter")
+STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
 CHUNKS = 10

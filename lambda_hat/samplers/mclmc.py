@@ -28,6 +28,9 @@ TOLERATED = 3.0
 SHORTER = 0.7
 """Factor on the step size after a trial that fails."""
 
+LONGEST_STEP = 0.25
+"""Largest tuned step over L: in few dimensions the energy error alone would allow a step as long as L, and bias λ̂ by 2 %."""
+
 
 class Tuning(NamedTuple):
     """Numbers that the kernel runs with.
@@ -154,5 +157,6 @@ def _tune(config, loss, density, states, tuning, steps):
     def restore(new, old):
         return jnp.where(good.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    pooled = Tuning(jnp.exp(jnp.mean(jnp.log(step_sizes), where=good)), jnp.mean(lengths, where=good))
-    return pooled, jax.tree.map(restore, settled, states), spent
+    length = jnp.mean(lengths, where=good)
+    step_size = jnp.minimum(jnp.exp(jnp.mean(jnp.log(step_sizes), where=good)), LONGEST_STEP * length)
+    return Tuning(step_size, length), jax.tree.map(restore, settled, states), spent

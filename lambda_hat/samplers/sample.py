@@ -11,6 +11,13 @@ from lambda_hat.config import HMC, MCLMC, SGLD
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sgld
 
+LAPLACE_DRAWS = 16
+"""Laplace draws that the choice of coordinates is made on."""
+
+LAPLACE_TOLERATED = 5.0
+"""Largest potential of a Laplace draw, over the one expected, at which whitening by the curvature is trusted. Measured: 1.0-1.6
+on trained networks at γ = 100, 40-200 at γ = 1, 1e4 and more at the singular point of a deep linear network."""
+
 
 class Result(NamedTuple):
     """What a sampler leaves.
@@ -43,11 +50,30 @@ def localization(posterior, p):
     return posterior.gamma if posterior.prior_radius is None else p / posterior.prior_radius**2
 
 
-def metric_name(sampler):
-    """The coordinates a sampler moves in."""
+def choose_metric(sampler, loss, whitened):
+    """The coordinates a sampler moves in: as asked, else the curvature's if the posterior is near enough to quadratic.
+
+    Draws from the Laplace approximation at w0 have a potential of ½ a dimension if it holds, and a far larger one where the
+    posterior is narrower than its curvature at w0 tells, as at a singular point with a small γ; whitening by that curvature
+    would then send trajectories where no posterior is.
+
+    Returns:
+        `curvature` or `identity`, the potential measured over the one expected (None if it did not matter), and the
+        gradients spent.
+    """
     if sampler.metric is not None:
-        return sampler.metric
-    return "identity" if getattr(sampler, "precond", "none") != "none" else "curvature"
+        return sampler.metric, None, 0
+    if getattr(sampler, "precond", "none") != "none":
+        return "identity", None, 0
+    scales = whitened.metric.scales
+    z = jax.random.normal(loop.stream(sampler.seed, "metric"), (LAPLACE_DRAWS, scales.size), whitened.w0.dtype)
+
+    def potential(z):
+        u = densities.unapply(whitened.metric, whitened.metric.vectors @ (scales * z))
+        return -densities.log_density_and_grad(loss, whitened, u)[0] / (0.5 * z @ z)
+
+    ratio = float(np.median(jax.jit(lambda z: jax.lax.map(potential, z))(z)))
+    return "curvature" if ratio < LAPLACE_TOLERATED else "identity", ratio, LAPLACE_DRAWS
 
 
 def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
@@ -68,7 +94,13 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
     make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
     whitened = make("curvature", sampler.dtype)
-    density = whitened if metric_name(sampler) == "curvature" else make("identity", sampler.dtype)
+    metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened)
+    density = whitened if metric == "curvature" else make("identity", sampler.dtype)
+    if metric == "identity" and laplace_ratio is not None:
+        log(
+            f"{sampler.name}: the posterior is not quadratic around w0 (Laplace draws have {laplace_ratio:.3g} times the "
+            "potential expected): sampling in plain coordinates"
+        )
     algorithm, warm_up = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 
     began = time.perf_counter()
@@ -85,8 +117,8 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     grad = jax.jit(partial(densities.log_density_and_grad, loss))(whitened, np.zeros(len(w0)))[1]
     return Result(
         draws=draws,
-        warmup_gradients=sampler.chains + spent,
-        tuned=tuned | {"metric": metric_name(sampler)},
+        warmup_gradients=trial + sampler.chains + spent,
+        tuned=tuned | {"metric": metric, "laplace_ratio": laplace_ratio},
         density=density,
         baseline_gain=0.5 * float(grad @ grad),
         seconds={"adapt": adapted - began, "sample": finished - adapted},

@@ -1,5 +1,7 @@
 """Hydra's plugins for running here: thin, because Hydra imports this at every start."""
 
+from functools import partial
+
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,5 +34,5 @@ class LocalLauncher(BasicLauncher):
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         loader = self.hydra_context.config_loader
-        composed = [(loader.load_sweep_config(self.config, list(overrides)), overrides) for overrides in job_overrides]
-        sys.exit(local.run_all(self.task_function.stage, composed))
+        combinations = [(partial(loader.load_sweep_config, self.config, list(words)), words) for words in job_overrides]
+        sys.exit(local.run_all(self.task_function.stage, combinations))

@@ -1,0 +1,141 @@
+"""What the tests share: composing in process, running the scripts, and one tiny target with a run, made once."""
+
+import functools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from lambda_hat import cli, hydra_glue
+
+ROOT = Path(__file__).parent.parent
+
+TINY = (
+    "model=quadratic",
+    "model.dim=2",
+    "data.n_data=60",
+    "sampler.draws=8",
+    "sampler.warmup=2",
+    "sampler.chains=2",
+    "sampler.metric=identity",
+    "sampler.step_size=0.01",
+    "runtime.devices=1",
+)
+"""Overrides of a job that is nearly all start-up."""
+
+
+class Outcome(NamedTuple):
+    """What a command left: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self):
+        return self.out + self.err
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """`compose(*overrides) -> config.Config`, in process."""
+    hydra_glue.register()
+
+    @functools.cache
+    def composed(*overrides):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return hydra_glue.to_config(hydra_compose("config", list(overrides)))
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Overrides that let all commands of this session share their compiled programs."""
+    return f"runtime.compilation_cache={tmp_path_factory.mktemp('cache')}"
+
+
+@pytest.fixture(scope="session")
+def start(cache):
+    """`start(cwd, name, *argv)`: a process of bin/<name>.py, not waited for."""
+
+    def started(cwd, name, *argv, python=()):
+        return subprocess.Popen(
+            [sys.executable, *python, str(ROOT / "bin" / f"{name}.py"), *argv, cache],
+            cwd=cwd,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def finish():
+    """`finish(process)`: wait for it, at most a minute."""
+
+    def finished(process):
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return Outcome(process.returncode, out, err)
+
+    return finished
+
+
+@pytest.fixture
+def script(start, finish, tmp_path):
+    """`script(name, *argv)`: bin/<name>.py in a process of its own, in `tmp_path`."""
+    return lambda name, *argv, **options: finish(start(tmp_path, name, *argv, **options))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """`command(name, *argv)`: the same in this process and in `tmp_path`, for what does no work (20 ms, not 0.5 s)."""
+    root = logging.getLogger()
+    kept = root.handlers[:], root.level
+
+    def ran(name, *argv):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *argv])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main({"sample": "run", "build_target": "target"}[name])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        return Outcome(code, *capsys.readouterr())
+
+    yield ran
+    root.handlers[:], root.level = kept
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory, start, finish):
+    """The directory in which `sample.py -m <TINY> sampler=hmc,mclmc` has run, and its outcome; to be read only."""
+    directory = tmp_path_factory.mktemp("tiny")
+    outcome = finish(start(directory, "sample", "-m", *TINY, "sampler=hmc,mclmc"))
+    assert outcome.code == 0, outcome.text
+    return directory, outcome
+
+
+@pytest.fixture
+def tiny(tiny_store, tmp_path):
+    """A copy of the tiny store in `tmp_path`, to be damaged at will; returns the target's directory."""
+    shutil.copytree(tiny_store[0], tmp_path, dirs_exist_ok=True)
+    (target,) = (tmp_path / "runs" / "targets").glob("tgt_*")
+    return target

@@ -1,0 +1,107 @@
+"""Problems with known answers, shared by the tests: composed configurations, and a regression whose posterior is Gaussian."""
+
+from functools import cache, cached_property
+from typing import NamedTuple
+
+from hydra import compose, initialize_config_dir
+
+from lambda_hat import backend, cli, hydra_glue
+from lambda_hat.config import Runtime
+
+backend.start(Runtime(platform="cpu", devices=2, compilation_cache=None, progress=False))
+
+import jax  # noqa: E402  (after the start)
+import numpy as np  # noqa: E402
+from jax.flatten_util import ravel_pytree  # noqa: E402
+
+from lambda_hat.samplers import sample  # noqa: E402
+from lambda_hat.targets import artifact, curvature, losses, models  # noqa: E402
+
+hydra_glue.register()
+
+
+def silent(*_):
+    """A log that keeps nothing."""
+
+
+@cache
+def config(*overrides):
+    """The `Config` that the command line `overrides` compose."""
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return hydra_glue.to_config(compose("config", list(overrides)))
+
+
+class Problem(NamedTuple):
+    """What `samplers.sample.sample` needs of a target.
+
+    Attributes:
+        loss: `losses.Loss`.
+        rows: function from a dtype to the data in it.
+        w0: the centre `[p]`.
+        n: number of pairs.
+    """
+
+    loss: losses.Loss
+    rows: object
+    w0: np.ndarray
+    n: int
+
+    def curvature(self):
+        return curvature.at(self.loss, self.rows(np.float64), self.w0, seed=0)
+
+    def sample(self, config, log=silent):
+        """A run of the configuration's sampler and posterior on this problem."""
+        return sample.sample(
+            config.sampler,
+            config.posterior,
+            self.loss,
+            self.rows(config.sampler.dtype),
+            self.w0,
+            self.n,
+            self.curvature(),
+            log,
+        )
+
+
+def analytic(config):
+    """The problem of an analytic model's configuration."""
+    model = models.build(config.model)
+    params = model.init(jax.random.key(0))
+    x = np.zeros((config.data.n_data, 0))
+    loss = losses.build(model, params, x, loss="nll", noise_scale=None, student_t_df=4.0)
+    w0 = np.asarray(ravel_pytree(params)[0])
+    return Problem(loss, lambda dtype: losses.to_rows(x, x, 1, dtype), w0, len(x))
+
+
+def of(config):
+    """The problem of any configuration, trained."""
+    target = artifact.build(config, silent)
+    return Problem(target.loss(config.posterior), target.rows, target.w0, len(target.x))
+
+
+class LinearRegression:
+    """y = x·w + noise of known σ at its least-squares solution: L_n is a quadratic, the posterior a Gaussian."""
+
+    def __init__(self, n, d, sigma=0.5, seed=0):
+        generator = np.random.default_rng(seed)
+        self.n, self.d, self.sigma = n, d, sigma
+        self.x = generator.standard_normal((n, d)) * np.geomspace(1, 0.2, d)
+        self.y = self.x @ generator.standard_normal((d, 1)) + sigma * generator.standard_normal((n, 1))
+
+    @cached_property
+    def hessian(self):
+        """∇²L_n = XᵀX/(nσ²)."""
+        return self.x.T @ self.x / (self.n * self.sigma**2)
+
+    @cached_property
+    def problem(self):
+        model = models.network(self.d, (), 1, activation="identity", bias=False, layernorm=False, init="lecun")
+        loss = losses.build(
+            model, model.init(jax.random.key(0)), self.y, loss="nll", noise_scale=self.sigma, student_t_df=4.0
+        )
+        w0 = np.linalg.lstsq(self.x, self.y, rcond=None)[0].ravel()
+        return Problem(loss, lambda dtype: losses.to_rows(self.x, self.y, self.d, dtype, 2), w0, self.n)
+
+    def finite(self, nbeta, gamma):
+        """λ̂ of the exact posterior: ½ tr nβH(nβH+γ)^{-1}."""
+        return 0.5 * np.trace(nbeta * self.hessian @ np.linalg.inv(nbeta * self.hessian + gamma * np.eye(self.d)))
