@@ -443,12 +443,14 @@ def _teacher_clashes(model, data, training):
         yield f"data.teacher_depth={data.teacher_depth} but data.teacher_widths={list(widths)} has {len(widths)}: make them agree."
     if widths is None and data.teacher_depth is not None:
         yield "data.teacher_depth needs data.teacher_widths; set both, or neither for a teacher like the model."
-    linear = data.teacher_activation == "identity" or (
-        data.teacher_activation is None and getattr(model, "activation", "identity") == "identity"
-    )
+    activation = data.teacher_activation or getattr(model, "activation", "identity")
+    linear = activation == "identity" and not getattr(model, "layernorm", False)
     if data.teacher_rank is not None:
         if not linear:
-            yield "data.teacher_rank needs a linear teacher: set data.teacher_activation=identity, or teacher_rank=null."
+            yield (
+                "data.teacher_rank needs a linear teacher: set data.teacher_activation=identity and model.layernorm=false, or "
+                "data.teacher_rank=null."
+            )
         limit = min([model.in_dim, model.out_dim, *(widths or getattr(model, "widths", None) or [])])
         if data.teacher_rank > limit:
             yield f"data.teacher_rank must be ≤ {limit}, the smallest layer of the teacher; got {data.teacher_rank}."

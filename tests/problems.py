@@ -1,5 +1,7 @@
 """Problems with known answers, shared by the tests: composed configurations, and a regression whose posterior is Gaussian."""
 
+import os
+import tempfile
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -8,7 +10,14 @@ from hydra import compose, initialize_config_dir
 from lambda_hat import backend, cli, hydra_glue
 from lambda_hat.config import Runtime
 
-backend.start(Runtime(platform="cpu", devices=2, compilation_cache=None, progress=False))
+backend.start(
+    Runtime(
+        platform="cpu",
+        devices=2,
+        compilation_cache=os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}"),
+        progress=False,
+    )
+)
 
 import jax  # noqa: E402  (after the start)
 import numpy as np  # noqa: E402

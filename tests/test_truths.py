@@ -118,7 +118,7 @@ def test_configurations_get_the_truth_of_their_model():
     crossing = problems.config("model=normal_crossing", "model.powers=[2,1,2]")
     linear = problems.config("model=deep_linear", "data.teacher_rank=2", "training=teacher", "data.noise_model=none")
     network = problems.config("model=small")
-    assert truths.of(quadratic.model, quadratic.data)[:2] == (1, 1)
-    assert truths.of(crossing.model, crossing.data)[:2] == (Fraction(1, 4), 2)
-    assert truths.of(linear.model, linear.data)[:2] == (Fraction(19, 2), 2)
-    assert truths.of(network.model, network.data) is None
+    assert truths.of(quadratic.model, quadratic.data, quadratic.training)[:2] == (1, 1)
+    assert truths.of(crossing.model, crossing.data, crossing.training)[:2] == (Fraction(1, 4), 2)
+    assert truths.of(linear.model, linear.data, linear.training)[:2] == (Fraction(19, 2), 2)
+    assert truths.of(network.model, network.data, network.training) is None

@@ -4,16 +4,22 @@ Every draw integrates for a time of its own, uniform between half and one and a 
 resonance with a direction's period, and no chain waits for another.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import blackjax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+
+LENGTHS = (1.0, 0.5, 0.25)
+"""Mean trajectory lengths that are tried, in units of a quarter period of the slowest direction. Directions that are stiffer
+in the sampler's coordinates carry most of L_n's variance and turn round sooner."""
 
 
 class Tuning(NamedTuple):
@@ -35,7 +41,7 @@ def algorithm(loss):
     logp = densities.log_density(loss)
     kernel = blackjax.mcmc.hmc.build_kernel()
 
-    def init(density, u):
+    def init(density, u, key):
         return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(loss, density, u))
 
     def step(density, tuning, state, key, shared):
@@ -60,26 +66,30 @@ def algorithm(loss):
     def view(density, state):
         return state.position, state.logdensity, state.logdensity_grad
 
-    return loop.Algorithm(init, step, view, 0.0)
+    return loop.Algorithm(init, 1.0, step, view, 0.0)
 
 
 def warm_up(config, loss, chains, states, log):
-    """Settle the chains and adapt the step size to the target acceptance, averaged over all chains.
+    """Settle the chains, adapt the step size over all of them, and choose the mean length of trajectories.
+
+    The first half of warm-up adapts the step size to the target acceptance. The second half tries trajectories of each of
+    `LENGTHS` and keeps the one whose draws of L_n decorrelate most for their gradients.
 
     Returns:
         states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
     """
     density = chains.density
-    default_length = 1.5 if density.metric.scales.size else 0.75 * float(density.gamma) ** -0.5
+    longest = 1.5 if density.metric.scales.size else 0.75 * float(density.gamma) ** -0.5
     tuning = Tuning(
-        jnp.asarray(config.step_size or 0.1 * default_length),
-        jnp.asarray(config.trajectory_length or default_length),
+        jnp.asarray(config.step_size or 0.1 * longest),
+        jnp.asarray(config.trajectory_length or 0.5 * longest),
         jnp.asarray(config.max_leapfrog_steps),
     )
-    gradients = 0.0
-    if config.warmup:
-        program = _adaptation_program(algorithm(loss), density, config)
-        states, tuning, gradients = program(
+    trial = 0 if config.trajectory_length else config.warmup // (2 * len(LENGTHS))
+    gradients, adapting = 0.0, config.warmup - trial * len(LENGTHS)
+    if adapting:
+        program = _adaptation_program(algorithm(loss), density, config, adapting)
+        states, tuning, spent = program(
             density,
             tuning,
             states,
@@ -87,10 +97,33 @@ def warm_up(config, loss, chains, states, log):
             loop.stream(config.seed, "warmup"),
             loop.stream(config.seed, "tune"),
         )
-    return states, tuning, float(jnp.sum(gradients)), {k: float(v) for k, v in tuning._asdict().items()}
+        gradients += float(jnp.sum(spent))
+    if trial > 1:
+        tried = []
+        for i, share in enumerate(LENGTHS):
+            candidate = tuning._replace(trajectory_length=jnp.asarray(share * longest))
+            states, out = chains.advance(candidate, states, "warmup", adapting + i * trial, trial)
+            gradients += float(np.sum(out.steps.gradients))
+            tried.append((candidate, out))
+        tuning = max(tried, key=partial(_efficiency, np.var([out.records.excess for _, out in tried])))[0]
+    return states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()}
 
 
-def _adaptation_program(hmc, density, config):
+def _efficiency(variance, tried):
+    """Effective draws of L_n for each gradient, from the draws' first autocorrelation, times √length.
+
+    The factor is for what the first autocorrelation does not see: slower quantities, which long trajectories serve better.
+    """
+    candidate, out = tried
+    jumps = np.mean(np.diff(out.records.excess, axis=1) ** 2)
+    if not (np.isfinite(jumps) and variance > 0):
+        return 0.0
+    correlation = np.clip(1 - jumps / (2 * variance), -0.5, 0.999)
+    per_draw = (1 - correlation) / (1 + correlation)
+    return per_draw / np.mean(out.steps.gradients) * float(candidate.trajectory_length) ** 0.5
+
+
+def _adaptation_program(hmc, density, config, draws):
     mesh = parallel.mesh(config.chains)
     large = loop.is_large(density)
     start, update, final = dual_averaging_adaptation(config.target_acceptance)
@@ -110,9 +143,7 @@ def _adaptation_program(hmc, density, config):
             accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)
             return (states, update(averaging, accepted)), step.gradients
 
-        (states, averaging), gradients = jax.lax.scan(
-            draw, (states, start(tuning.step_size)), jnp.arange(config.warmup)
-        )
+        (states, averaging), gradients = jax.lax.scan(draw, (states, start(tuning.step_size)), jnp.arange(draws))
         if not config.step_size:
             tuning = tuning._replace(step_size=final(averaging))
         return states, tuning, jnp.sum(gradients, 0)

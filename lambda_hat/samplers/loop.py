@@ -1,6 +1,6 @@
 """The loop that drives every sampler: chains spread over devices, draws in chunks, a few scalars kept of each.
 
-An algorithm is two functions. `init(density, u)` makes the state of one chain; `step(density, tuning, state, key,
+An algorithm is two functions. `init(density, u, key)` makes the state of one chain; `step(density, tuning, state, key,
 shared)` makes one transition, where `key` is the chain's own and `shared` is common to all chains of a draw (for what they
 should do alike, such as the length of a trajectory). Keys are made of the seed, the stream's name, the chain and the
 draw: adding a chain, a draw or a chunk never changes another's.
@@ -19,7 +19,7 @@ import numpy as np
 from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 
-STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric")
+STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
 CHUNKS = 10
@@ -51,13 +51,15 @@ class Algorithm(NamedTuple):
     """The contract of a sampler.
 
     Attributes:
-        init: density, u `[p]` → state.
+        init: density, u `[p]`, key → state.
+        init_cost: full-data gradients that `init` costs.
         step: density, tuning, state, key, shared → state, `Step`.
         view: density, state → u `[p]`, log π(u), ∇ log π(u): what a draw is recorded from.
         view_cost: full-data gradients that `view` costs (0 where the state holds them).
     """
 
     init: Callable
+    init_cost: float
     step: Callable
     view: Callable
     view_cost: float
@@ -137,48 +139,47 @@ class Loop:
         self.size = math.ceil(config.draws / CHUNKS)
         self._chunk = _chunk_program(algorithm, config, is_large(density), self.size)
 
-    def advance(self, tuning, states, stream_name, first, count):
-        """At most a chunk of draws, numbers `first` to `first + count − 1` of a random stream.
+    def advance(self, tuning, states, stream_name, first, count, done=lambda chunk: None):
+        """The draws numbered `first` to `first + count − 1` of a random stream.
+
+        Arguments:
+            tuning: the kernel's settings.
+            states: of all chains.
+            stream_name: which random stream.
+            first, count: which draws of it.
+            done: called after each chunk with its number of draws.
 
         Returns:
             the states after them, and `Draws` without seconds.
         """
-        assert count <= self.size
-        seed = self.config.seed
-        states, (records, steps, params) = self._chunk(
-            self.density,
-            tuning,
-            states,
-            jnp.arange(self.config.chains),
-            stream(seed, stream_name),
-            stream(seed, "jitter"),
-            first,
-            count,
-        )
-        cut = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :count], (records, steps, params))
-        return states, Draws(*cut[:2], None, cut[2])
-
-    def settle(self, tuning, states, draws, first=0):
-        """Warm-up draws that are not kept; returns the states and the full-data gradients spent."""
-        gradients = 0.0
-        for start in range(0, draws, self.size):
-            states, out = self.advance(tuning, states, "warmup", first + start, min(self.size, draws - start))
-            gradients += float(np.sum(out.steps.gradients))
-        return states, gradients
+        seed, parts = self.config.seed, []
+        for start in range(0, count, self.size):
+            taken = min(self.size, count - start)
+            states, out = self._chunk(
+                self.density,
+                tuning,
+                states,
+                jnp.arange(self.config.chains),
+                stream(seed, stream_name),
+                stream(seed, "jitter"),
+                first + start,
+                taken,
+            )
+            parts.append(jax.tree.map(lambda leaf, taken=taken: np.asarray(leaf)[:, :taken], out))
+            done(taken)
+        records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
+        return states, Draws(records, steps, None, params if self.config.save_params else None)
 
     def run(self, tuning, states, log=lambda done: None):
         """The recorded draws: `Draws` and the final states; `log` is called after each chunk with the draws done."""
-        began, kept, seconds = time.perf_counter(), [], []
-        for first in range(0, self.config.draws, self.size):
-            count = min(self.size, self.config.draws - first)
-            states, out = self.advance(tuning, states, "draws", first, count)
-            kept.append(out._replace(seconds=()))
-            seconds += [time.perf_counter() - began] * count
-            log(first + count)
-        draws = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *kept)
-        return draws._replace(
-            seconds=np.asarray(seconds), params=draws.params if self.config.save_params else None
-        ), states
+        began, seconds = time.perf_counter(), []
+
+        def done(taken):
+            seconds.extend([time.perf_counter() - began] * taken)
+            log(len(seconds))
+
+        states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done)
+        return draws._replace(seconds=np.asarray(seconds)), states
 
 
 def _chunk_program(algorithm, config, large, size):

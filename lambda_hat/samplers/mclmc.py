@@ -49,8 +49,8 @@ def algorithm(loss):
     logp = densities.log_density(loss)
     kernel = blackjax.mcmc.mclmc.build_kernel()
 
-    def init(density, u):
-        return blackjax.mcmc.mclmc.init(u, lambda u: logp(density, u), jax.random.key(0))
+    def init(density, u, key):
+        return blackjax.mcmc.mclmc.init(u, lambda u: logp(density, u), key)
 
     def step(density, tuning, state, key, shared):
         state, info = kernel(
@@ -73,7 +73,7 @@ def algorithm(loss):
     def view(density, state):
         return state.position, state.logdensity, state.logdensity_grad
 
-    return loop.Algorithm(init, step, view, 0.0)
+    return loop.Algorithm(init, 1.0, step, view, 0.0)
 
 
 def warm_up(config, loss, chains, states, log):
@@ -96,9 +96,8 @@ def warm_up(config, loss, chains, states, log):
                 tuning.step_size if config.step_size else found.step_size,
                 tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
             )
-        draws = min(TRIAL_DRAWS, chains.size)
         while True:
-            tried, out = chains.advance(tuning, states, "warmup", draws * retries, draws)
+            tried, out = chains.advance(tuning, states, "warmup", TRIAL_DRAWS * retries, TRIAL_DRAWS)
             step = out.steps
             gradients += float(np.sum(step.gradients))
             energy_variance = float(np.mean(step.energy_error2)) / p

@@ -89,7 +89,7 @@ def build(config, log):
         )
     except FloatingPointError as error:
         raise UserError(f"target not built: {error}.") from error
-    truth = truths.of(config.model, config.data)
+    truth = truths.of(config.model, config.data, config.training)
     meta = {
         "target_id": None,
         "created_at": store.now(),

@@ -1,7 +1,7 @@
 """Losses: what L_n is the mean of, and its value, gradient and Hessian products over the full data, in chunks.
 
 Data are arguments of the compiled programs, never constants in them: targets that differ in numbers only share one
-program. Chunks keep activations in the cache and bound memory; sums over chunks are in float64.
+program. Chunks keep activations in the cache and bound memory; the sum of the loss over chunks is in float64.
 """
 
 from collections.abc import Callable

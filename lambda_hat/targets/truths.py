@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lambda_hat.config import DeepLinear, NormalCrossing, Quadratic, TeacherData
+from lambda_hat.config import DeepLinear, FromTeacher, NormalCrossing, Quadratic, TeacherData
 from lambda_hat.targets import models
 
 
@@ -25,14 +25,19 @@ class Truth(NamedTuple):
     source: str
 
 
-def of(model, data):
-    """The `Truth` for a model and data configuration, or None where it is not known."""
+def of(model, data, training):
+    """The `Truth` for a model, data and training configuration, or None where it is not known.
+
+    For a deep linear network it is known at the balanced teacher only, and where the inputs span their space; a trained w0
+    may be less degenerate than the formula's.
+    """
     if isinstance(model, Quadratic):
         positive = int(np.count_nonzero(models.curvatures(model)))
         return Truth(Fraction(positive, 2), 1, "regular minimum: half the number of positive curvatures")
     if isinstance(model, NormalCrossing):
         return normal_crossing(model.powers)
-    if isinstance(model, DeepLinear) and isinstance(data, TeacherData) and data.teacher_rank is not None:
+    balanced = isinstance(training, FromTeacher) and isinstance(data, TeacherData) and data.teacher_rank is not None
+    if isinstance(model, DeepLinear) and balanced and data.n_data >= model.in_dim:
         return deep_linear((model.in_dim, *model.widths, model.out_dim), data.teacher_rank)
     return None
 
