@@ -166,9 +166,10 @@ def curvature(directory, target, posterior):
         )
     dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
     found = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0)
+    found = found._replace(eigenvectors=found.eigenvectors.astype(np.float32))  # the same as whoever reads it will have
     hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
     try:
-        np.savez(hidden, **found._replace(eigenvectors=found.eigenvectors.astype(np.float32))._asdict())
+        np.savez(hidden, **found._asdict())
         os.replace(hidden, path)
     finally:
         hidden.unlink(missing_ok=True)
