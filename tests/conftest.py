@@ -1,6 +1,8 @@
 """What the tests share: composing in process, running the scripts, and one tiny target with a run, made once."""
 
+import contextlib
 import functools
+import io
 import logging
 import os
 import shutil
@@ -101,7 +103,7 @@ def script(start, finish, tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(tmp_path, monkeypatch):
     """`command(name, *argv)`: the same in this process and in `tmp_path`, for what does no work (20 ms, not 0.5 s)."""
     root = logging.getLogger()
     kept = root.handlers[:], root.level
@@ -110,15 +112,19 @@ def command(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *argv])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main({"sample": "run", "build_target": "target"}[name])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-        return Outcome(code, *capsys.readouterr())
+        if (
+            "absl.logging" in sys.modules
+        ):  # whose handler would close pytest's own standard error when logging is set up anew
+            monkeypatch.setattr(sys.modules["absl.logging"].PythonHandler, "close", lambda handler: None)
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main({"sample": "run", "build_target": "target"}[name])
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+                if isinstance(stop.code, str):
+                    print(stop.code, file=sys.stderr)
+        return Outcome(code, out.getvalue(), err.getvalue())
 
     yield ran
     root.handlers[:], root.level = kept

@@ -290,7 +290,7 @@ def test_trace_opens_with_arviz(tmp_path, params):
     assert "energy" not in stats
     assert posterior["llc"].dims == ("chain", "draw")
     assert ("w_minus_w0" in posterior) == (params is not None)
-    assert float(az.ess(posterior[["llc"]])["llc"]) > 0
+    assert float(az.ess(xr.Dataset({"llc": posterior["llc"]}))["llc"]) > 0
     ours = trace.read(tmp_path / "trace.nc")
     assert isinstance(ours, xr.DataTree)
     assert ours.attrs["n"] == 50

@@ -205,5 +205,5 @@ def test_digits_subset():
 def test_analytic_models_have_no_inputs():
     config = problems.config("model=quadratic")
     built = data.build(config.data, config.model, 0)
-    assert built.x.shape == (2000, 0)
+    assert built.x.shape == (1000, 0)
     assert built.teacher is None

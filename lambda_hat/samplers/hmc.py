@@ -80,12 +80,12 @@ def warm_up(config, loss, chains, states, log):
     """
     density = chains.density
     longest = 1.5 if density.metric.scales.size else 0.75 * float(density.gamma) ** -0.5
+    trial = 0 if config.trajectory_length else config.warmup // (2 * len(LENGTHS))
     tuning = Tuning(
         jnp.asarray(config.step_size or 0.1 * longest),
-        jnp.asarray(config.trajectory_length or 0.5 * longest),
+        jnp.asarray(config.trajectory_length or (0.5 if trial else 1.0) * longest),
         jnp.asarray(config.max_leapfrog_steps),
     )
-    trial = 0 if config.trajectory_length else config.warmup // (2 * len(LENGTHS))
     gradients, adapting = 0.0, config.warmup - trial * len(LENGTHS)
     if adapting:
         program = _adaptation_program(algorithm(loss), density, config, adapting)
