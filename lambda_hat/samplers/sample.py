@@ -68,14 +68,15 @@ def choose_metric(sampler, loss, whitened):
         return sampler.metric, None, 0
     if getattr(sampler, "precond", "none") != "none":
         return "identity", None, 0
-    scales = whitened.metric.scales
-    z = jax.random.normal(loop.stream(sampler.seed, "metric"), (LAPLACE_DRAWS, scales.size), whitened.w0.dtype)
+    shape = (LAPLACE_DRAWS, whitened.metric.scales.size)
+    z = jax.random.normal(loop.stream(sampler.seed, "metric"), shape, whitened.w0.dtype)
 
-    def potential(z):
-        u = densities.unapply(whitened.metric, whitened.metric.vectors @ (scales * z))
-        return -densities.log_density_and_grad(loss, whitened, u)[0] / (0.5 * z @ z)
+    def potential(density, z):
+        u = densities.unapply(density.metric, density.metric.vectors @ (density.metric.scales * z))
+        return -densities.log_density_and_grad(loss, density, u)[0] / (0.5 * z @ z)
 
-    ratio = float(np.median(jax.jit(lambda z: jax.lax.map(potential, z))(z)))
+    potentials = jax.jit(lambda density, z: jax.lax.map(partial(potential, density), z))(whitened, z)
+    ratio = float(np.median(potentials))
     return "curvature" if ratio < LAPLACE_TOLERATED else "identity", ratio, LAPLACE_DRAWS
 
 
