@@ -199,7 +199,9 @@ class Sampling:
     warmup: int = setting(
         "draws discarded while the chain settles and tunes, each as long as a recorded one", ge=0, le=10**8
     )
-    thin: int = setting("transitions for each draw", ge=1, le=10**6)
+    thin: int | None = setting(
+        "transitions for each draw; null (sgld only) = chosen with the step size", ge=1, le=10**6
+    )
     dtype: str = setting(
         "precision of data and gradients; positions and sums over data are in float64", choices=("float32", "float64")
     )
@@ -244,7 +246,9 @@ class SGLD(Sampling):
     name: str = setting("the algorithm", choices=("sgld",))
     step_size: float | None = setting("step ε in the metric's coordinates; null = from bias_target", gt=0, le=1e6)
     bias_target: float = setting("relative bias of λ̂ that a null step_size aims at", gt=0, lt=1)
-    batch_size: int | None = setting("pairs in a minibatch; null = nβ, at most n", ge=1, le=10**8)
+    batch_size: int | None = setting(
+        "pairs in a minibatch; null = nβ, at most n; fewer where the bias allows", ge=1, le=10**8
+    )
     precond: str = setting("diagonal preconditioner", choices=("none", "rmsprop", "adam"))
     control_variate: bool = setting("whether minibatch gradients are corrected by those of the same batch at w0")
     first_moment_decay: float = setting("adam: b1", ge=0, lt=1)
@@ -425,6 +429,8 @@ def _clashes(config):
     if isinstance(training, Descent) and not analytic:
         if training.batch_size is not None and training.batch_size > data.n_data:
             yield f"training.batch_size must be ≤ data.n_data={data.n_data}; got {training.batch_size}."
+    if sampler.thin is None and not isinstance(sampler, SGLD):
+        yield f"sampler.thin must be a number for sampler={sampler.name}; got null."
     if isinstance(sampler, SGLD):
         if sampler.batch_size is not None and sampler.batch_size > data.n_data:
             yield f"sampler.batch_size must be ≤ data.n_data={data.n_data}; got {sampler.batch_size}."

@@ -73,7 +73,7 @@ def warm_up(config, loss, chains, states, log):
     """Settle the chains, adapt the step size over all of them, and choose the mean length of trajectories.
 
     The first half of warm-up adapts the step size to the target acceptance. The second half tries trajectories of each of
-    `LENGTHS` and keeps the one whose draws of L_n decorrelate most for their gradients.
+    `LENGTHS` and keeps the one whose draws decorrelate most for their gradients.
 
     Returns:
         states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
@@ -105,22 +105,25 @@ def warm_up(config, loss, chains, states, log):
             states, out = chains.advance(candidate, states, "warmup", adapting + i * trial, trial)
             gradients += float(np.sum(out.steps.gradients))
             tried.append((candidate, out))
-        tuning = max(tried, key=partial(_efficiency, np.var([out.records.excess for _, out in tried])))[0]
+        variances = [np.var([getattr(out.records, name) for _, out in tried]) for name in ("excess", "distance2")]
+        tuning = max(tried, key=partial(_efficiency, variances))[0]
     return states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()}
 
 
-def _efficiency(variance, tried):
-    """Effective draws of L_n for each gradient, from the draws' first autocorrelation, times √length.
+def _efficiency(variances, tried):
+    """Effective draws for each gradient, of L_n or of |w − w0|² whichever has fewer, from first autocorrelations, times √length.
 
-    The factor is for what the first autocorrelation does not see: slower quantities, which long trajectories serve better.
+    The factor is for what a first autocorrelation does not see: slower quantities, which long trajectories serve better.
     """
     candidate, out = tried
-    jumps = np.mean(np.diff(out.records.excess, axis=1) ** 2)
-    if not (np.isfinite(jumps) and variance > 0):
-        return 0.0
-    correlation = np.clip(1 - jumps / (2 * variance), -0.5, 0.999)
-    per_draw = (1 - correlation) / (1 + correlation)
-    return per_draw / np.mean(out.steps.gradients) * float(candidate.trajectory_length) ** 0.5
+    per_draw = []
+    for values, variance in zip((out.records.excess, out.records.distance2), variances, strict=True):
+        jumps = np.mean(np.diff(values, axis=1) ** 2)
+        if not (np.isfinite(jumps) and variance > 0):
+            return 0.0
+        correlation = np.clip(1 - jumps / (2 * variance), -0.5, 0.999)
+        per_draw.append((1 - correlation) / (1 + correlation))
+    return min(per_draw) / np.mean(out.steps.gradients) * float(candidate.trajectory_length) ** 0.5
 
 
 def _adaptation_program(hmc, density, config, draws):

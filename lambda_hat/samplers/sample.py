@@ -1,6 +1,7 @@
 """From a target and a configuration to draws: the one way through every sampler."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -111,8 +112,15 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     positions = loop.starts(density, whitened.metric, sampler.chains, sampler.seed)
     keys = jax.vmap(partial(jax.random.fold_in, loop.stream(sampler.seed, "momentum")))(np.arange(sampler.chains))
     states = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))(density, positions, keys)
-    chains = loop.Loop(algorithm, density, sampler)
+    chains = loop.Loop(algorithm, density, sampler if sampler.thin else replace(sampler, thin=sgld.THIN))
     states, tuning, spent, tuned = warm_up(chains, states, log)
+    if isinstance(sampler, SGLD):
+        first = {"batch_size": sgld.batch_size(sampler, n, nbeta), "thin": chains.config.thin}
+        if {name: tuned[name] for name in first} != first:  # cheaper batches, longer draws: settle once more with them
+            algorithm = sgld.algorithm(sampler, loss, n, tuned["batch_size"])
+            chains = loop.Loop(algorithm, density, replace(sampler, thin=tuned["thin"]))
+            states, out = chains.advance(tuning, states, "warmup", sampler.warmup, max(1, sampler.warmup // 2))
+            spent += float(np.sum(out.steps.gradients))
     jax.block_until_ready(states)
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))

@@ -25,6 +25,14 @@ PROBES = 8
 
 POWER_ITERATIONS = 20
 
+THIN = 20
+"""Transitions of a draw in warm-up, and the fewest of a recorded one, where they are not typed in."""
+
+RELAXATION = 0.3
+"""Step size times transitions of a draw, at least: two draws of L_n are then about a quarter independent."""
+
+SMALLEST_BATCH = 32
+
 
 class Tuning(NamedTuple):
     """Numbers that the kernel runs with.
@@ -154,11 +162,25 @@ def warm_up(config, loss, chains, states, log, *, n, batch):
             ceiling, states = float(tuning.step_size) / 4, before
             log(f"SGLD: step {float(tuning.step_size):.3g} broke down in warm-up; trying {ceiling:.3g}")
             continue
-        first = stages.pop(0)
-    chosen = {"step_size": float(tuning.step_size), "batch_size": batch}
+        first, ceiling = stages.pop(0), np.inf  # measured anew where the chains have arrived
+    chosen = {"step_size": float(tuning.step_size)} | _economy(config, loss, float(tuning.step_size), batch, measured)
     if config.precond != "none":
         chosen["stabilizer"] = float(tuning.stabilizer)
     return states, tuning, gradients, chosen | measured
+
+
+def _economy(config, loss, step_size, batch, measured):
+    """Batch size and transitions of a draw, where they are not typed in, once the step size is known.
+
+    Where stability holds the step far below what the bias would allow, the gradient noise may be as much larger: smaller
+    batches make each step cheaper. A draw then takes as many steps as relax a direction by `RELAXATION`.
+    """
+    if config.batch_size is None and measured and loss.potential is None:
+        allowed = 4 * config.bias_target / step_size - measured["typical_curvature"]
+        if allowed > 4 * measured["gradient_noise"]:
+            batch = max(SMALLEST_BATCH, int(np.ceil(batch * measured["gradient_noise"] / allowed)))
+    thin = config.thin or max(THIN, int(np.ceil(RELAXATION / step_size)))
+    return {"batch_size": batch, "thin": thin}
 
 
 def _measure(config, loss, n, batch, density, tuning, states, keys):
