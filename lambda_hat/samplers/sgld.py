@@ -163,13 +163,15 @@ def warm_up(config, loss, chains, states, log, *, n, batch):
             log(f"SGLD: step {float(tuning.step_size):.3g} broke down in warm-up; trying {ceiling:.3g}")
             continue
         first, ceiling = stages.pop(0), np.inf  # measured anew where the chains have arrived
-    chosen = {"step_size": float(tuning.step_size)} | _economy(config, loss, float(tuning.step_size), batch, measured)
+    chosen = {"step_size": float(tuning.step_size)} | _economy(
+        config, loss, density, float(tuning.step_size), batch, measured
+    )
     if config.precond != "none":
         chosen["stabilizer"] = float(tuning.stabilizer)
     return states, tuning, gradients, chosen | measured
 
 
-def _economy(config, loss, step_size, batch, measured):
+def _economy(config, loss, density, step_size, batch, measured):
     """Batch size and transitions of a draw, where they are not typed in, once the step size is known.
 
     Where stability holds the step far below what the bias would allow, the gradient noise may be as much larger: smaller
@@ -179,7 +181,8 @@ def _economy(config, loss, step_size, batch, measured):
         allowed = 4 * config.bias_target / step_size - measured["typical_curvature"]
         if allowed > 4 * measured["gradient_noise"]:
             batch = max(SMALLEST_BATCH, int(np.ceil(batch * measured["gradient_noise"] / allowed)))
-    thin = config.thin or max(THIN, int(np.ceil(RELAXATION / step_size)))
+    whitened = density.metric.scales.size > 0  # where the slowest direction relaxes at rate ε/2
+    thin = config.thin or (max(THIN, int(np.ceil(RELAXATION / step_size))) if whitened else THIN)
     return {"batch_size": batch, "thin": thin}
 
 
