@@ -1,6 +1,5 @@
 """What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from lambda_hat.errors import UserError
 from lambda_hat.launch import local
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-log = logging.getLogger(__name__)
 
 
 def main(stage):
