@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
 
@@ -32,3 +32,8 @@ def shard(function, mesh, split, joined):
         out_specs=jax.tree.map(spec, joined),
         check_vma=False,
     )
+
+
+def place(tree, mesh, spread):
+    """The arrays of a tree where `shard` wants them; one that lies elsewhere would have its program compiled anew."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(AXIS) if spread else PartitionSpec()))

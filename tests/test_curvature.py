@@ -1,4 +1,4 @@
-"""The curvature at w0: both branches against jax.hessian of the plain mean."""
+"""The curvature at w0 and along chains: both branches against jax.hessian of the plain mean."""
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,36 @@ def test_lanczos(target, hessian, dtype, monkeypatch):
     error = np.sqrt(2 * np.sum((hessian - np.diag(np.diag(hessian))) ** 2) / 16)
     assert abs(result.trace - np.trace(hessian)) < 4 * error
     assert error < np.trace(hessian)
+
+
+@pytest.mark.parametrize("limit", [1000, 10])
+def test_along_is_the_mean_over_points_of_their_shares_of_the_pairs(target, limit, monkeypatch):
+    """Pair i is seen at point i mod 3: against jax.hessian of that sum, pair by pair."""
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", limit)
+    monkeypatch.setattr(curvature, "TOP", 8)
+    loss = target.loss(CONFIG.posterior)
+    points = target.w0 + 0.1 * np.random.default_rng(0).standard_normal((3, len(target.w0)))
+    expected = 0
+    for k, point in enumerate(points):
+        x, y = jnp.asarray(target.x[k::3]), jnp.asarray(target.y[k::3])
+        share = jax.hessian(lambda w, x=x, y=y: jnp.sum(loss.examples(w, x, y)) / len(target.x))
+        expected += np.asarray(share(jnp.asarray(point)))
+    found = curvature.along(loss, target.rows(np.float64), points, seed=0)
+    values = np.linalg.eigvalsh(expected)[::-1]
+    np.testing.assert_allclose(found.eigenvalues, values[: len(found.eigenvalues)], rtol=1e-2, atol=1e-8)
+    assert len(found.eigenvalues) == (len(target.w0) if limit == 1000 else 8)
+    at_w0 = np.asarray(jax.hessian(lambda w: losses.value(loss, target.rows(np.float64), w))(jnp.asarray(target.w0)))
+    assert abs(values[0] / np.linalg.eigvalsh(at_w0)[-1] - 1) > 0.05, "the points are too close to w0 to tell"
+
+
+def test_along_an_analytic_model_is_the_mean_hessian():
+    """L = w1² w2²: ∇²L = [[2 w2², 4 w1 w2], [4 w1 w2, 2 w1²]]."""
+    problem = problems.analytic(problems.config("model=normal_crossing", "model.powers=[1,1]"))
+    points = np.array([[1.0, 2.0], [0.5, -1.0], [0.0, 3.0], [2.0, 0.0]])
+    found = curvature.along(problem.loss, problem.rows(np.float64), points, seed=0)
+    expected = np.mean([[[2 * b**2, 4 * a * b], [4 * a * b, 2 * a**2]] for a, b in points], 0)
+    rebuilt = found.eigenvectors * found.eigenvalues @ found.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("limit", [1000, 10])

@@ -142,3 +142,17 @@ def test_analytic_models_are_their_own_loss():
     np.testing.assert_allclose(grad, [4, 32])
     np.testing.assert_allclose(losses.batch_grad(loss, rows, w, jnp.arange(3)), grad)
     np.testing.assert_allclose(losses.hessian_product(loss, rows, w, jnp.ones(2, "float32")), [12, 48])
+
+
+@pytest.mark.parametrize(("n", "parts", "chunk_bytes"), [(301, 4, 1), (301, 8, 2**17), (5, 3, 1), (130, 2, 1)])
+def test_deal_gives_each_pair_to_one_part(n, parts, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_BYTES", chunk_bytes)
+    x, y = np.arange(2.0 * n).reshape(n, 2), -np.arange(float(n)).reshape(n, 1)
+    dealt = losses.deal(losses.to_rows(x, y, 4, np.float64), parts)
+    for k in range(parts):
+        weight = np.asarray(dealt.weight[k]).ravel()
+        mine = np.asarray(dealt.x[k]).reshape(-1, 2)[weight > 0]
+        np.testing.assert_array_equal(mine, x[k::parts])
+        np.testing.assert_array_equal(np.asarray(dealt.y[k]).reshape(-1, 1)[weight > 0], y[k::parts])
+        np.testing.assert_allclose(weight[weight > 0], 1 / n)
+    assert dealt.x.shape[2] <= max(64, n)

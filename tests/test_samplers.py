@@ -200,12 +200,10 @@ def test_gradients_are_counted(options):
     _, made, _ = regression(*options, "sampler.chains=1", "sampler.draws=20", "sampler.warmup=0")
     problem = counted.problem
     density = density_of(problem, made, "curvature")
-    algorithm, warm_up = sample._SAMPLERS[type(made.sampler)](made.sampler, problem.loss, 300, float(density.nbeta))
-    states = jax.vmap(algorithm.init, (None, 0, None))(
-        density, loop.starts(density, density.metric, 1, 0), jax.random.key(0)
-    )
-    chains = loop.Loop(algorithm, density, made.sampler)
-    states, tuning, _, _ = warm_up(chains, states, problems.silent)
+    method = sample._SAMPLERS[type(made.sampler)](made.sampler, problem.loss, 300, float(density.nbeta))
+    chains = loop.Loop(method.algorithm, density, made.sampler, made.sampler.thin)
+    states = chains.states(loop.starts(density, density.metric, 1, 0))
+    states, tuning, _, _ = method.warm_up(chains, states, 0, 0, problems.silent)
     before = counted.gradients()
     draws, _ = chains.run(tuning, states)
     assert float(np.sum(draws.steps.gradients)) == pytest.approx(counted.gradients() - before, rel=1e-12)
@@ -348,11 +346,47 @@ def test_hmc_default_trajectory():
         problem, made, _ = regression("sampler=hmc", metric, "sampler.warmup=0")
         made = replace(made, posterior=replace(made.posterior, gamma=4.0))
         density = density_of(problem, made, metric.split("=")[1])
-        _, tuning, _, _ = hmc.warm_up(
-            made.sampler,
-            problem.loss,
-            loop.Loop(hmc.algorithm(problem.loss), density, made.sampler),
-            None,
-            problems.silent,
-        )
+        chains = loop.Loop(hmc.algorithm(problem.loss), density, made.sampler, 1)
+        tuning = hmc.warm_up(made.sampler, problem.loss, chains, None, 0, 0, problems.silent).tuning
         assert float(tuning.trajectory_length) == pytest.approx(expected)
+
+
+# --- coordinates ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_coordinates_are_whitened_along_the_chains(name):
+    """w1² (1 + 100 w2²): at w0 the curvature of w1 is 2, at typical draws of w2 it is far larger, and the metric knows."""
+    problem, made, _ = regression(*RUNS[name], "sampler.draws=10", "sampler.warmup=80", "sampler.dtype=float64", WHITE)
+    potential = lambda w: w[0] ** 2 * (1 + 100 * w[1] ** 2)
+    problem = problem._replace(
+        loss=problem.loss._replace(potential=potential, examples=None),
+        w0=np.zeros(2),
+        rows=lambda dtype: losses.to_rows(np.zeros((1, 0)), np.zeros((1, 0)), 1, dtype),
+    )
+    nbeta = 300 / np.log(300)
+    found = problem.sample(made)
+    precision = [np.asarray(jax.vmap(m.apply)(jnp.eye(2)))[0, 0] ** -2 for m in (found.density.metric,)]
+    # w2 is near to a standard normal but for the pull of w1
+    assert precision[0] > 5 * (2 * nbeta + 1)
+    unsettled = problem.sample(replace(made, sampler=replace(made.sampler, warmup=sample.SETTLED_FROM - 1)))
+    assert np.asarray(unsettled.density.metric.apply(jnp.asarray([1.0, 0.0])))[0] ** -2 == pytest.approx(2 * nbeta + 1)
+    assert found.warmup_gradients > unsettled.warmup_gradients
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_where_the_posterior_is_gaussian_the_chains_meet_the_curvature_at_w0(name):
+    problem, made, _ = regression(*RUNS[name], "sampler.draws=10", "sampler.warmup=80", "sampler.dtype=float64", WHITE)
+    expected = np.linalg.inv(300 / np.log(300) * REGRESSION.hessian + np.eye(6))
+    applied = np.asarray(jax.vmap(problem.sample(made).density.metric.apply)(jnp.eye(6)))
+    np.testing.assert_allclose(applied @ applied, expected, rtol=1e-6)
+
+
+def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
+    """The run goes on, its draws are not finite, and the log says why."""
+    problem, made, _ = regression("sampler=hmc", "sampler.draws=10", "sampler.warmup=80", WHITE)
+    monkeypatch.setattr(loop.Loop, "positions", lambda self, states: np.full((4, 6), np.nan))
+    said = []
+    result = problem.sample(made, lambda line, frequent=False: said.append(line))
+    assert any("broke down" in line for line in said)
+    assert np.all(np.isfinite(result.draws.records.excess))

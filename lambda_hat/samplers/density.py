@@ -88,7 +88,7 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
     h = np.maximum(curvature.eigenvalues, 0.0)
     vectors = jnp.asarray(curvature.eigenvectors, dtype)
     if metric == "curvature":
-        mass = Metric(vectors, jnp.asarray((nbeta * h + gamma) ** -0.5, dtype), jnp.asarray(gamma**-0.5, dtype))
+        mass = whitening(curvature, nbeta, gamma, dtype)
     else:
         mass = Metric(jnp.zeros((len(w0), 0), dtype), jnp.zeros(0, dtype), jnp.ones((), dtype))
     centre = jnp.asarray(w0, dtype)
@@ -103,6 +103,13 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
         shares_vectors=vectors,
         shares_rest=jnp.asarray(_rest_share(curvature, nbeta, gamma, len(w0)), dtype),
     )
+
+
+def whitening(curvature, nbeta, gamma, dtype):
+    """The `Metric` M = (nβH + γ)^(-1/2) of a `targets.curvature.Curvature`."""
+    h = np.maximum(curvature.eigenvalues, 0.0)
+    scales = jnp.asarray((nbeta * h + gamma) ** -0.5, dtype)
+    return Metric(jnp.asarray(curvature.eigenvectors, dtype), scales, jnp.asarray(gamma**-0.5, dtype))
 
 
 def _rest_share(curvature, nbeta, gamma, p):

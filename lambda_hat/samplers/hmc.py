@@ -4,7 +4,8 @@ Every draw integrates for a time of its own, uniform between half and one and a 
 resonance with a direction's period, and no chain waits for another.
 """
 
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import blackjax
@@ -69,45 +70,71 @@ def algorithm(loss):
     return loop.Algorithm(init, 1.0, step, view, 0.0)
 
 
-def warm_up(config, loss, chains, states, log):
-    """Settle the chains, adapt the step size over all of them, and choose the mean length of trajectories.
+def settle(config, loss, chains, states, draws, log):
+    """Move the chains off their starts, at settings of our own; returns a `loop.Settled`."""
+    config = replace(config, step_size=None, trajectory_length=None)
+    return _adapt(config, loss, chains, states, _start(config, chains.density, 0.5), 0, draws)
 
-    The first half of warm-up adapts the step size to the target acceptance. The second half tries trajectories of each of
+
+def warm_up(config, loss, chains, states, first, draws, log):
+    """Adapt the step size over all chains, and choose the mean length of trajectories.
+
+    The first half adapts the step size to the target acceptance. The second half tries trajectories of each of
     `LENGTHS` and keeps the one whose draws decorrelate most for their gradients.
 
+    Arguments:
+        first, draws: which draws of warm-up these are.
+
     Returns:
-        states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
+        `loop.Settled`.
     """
-    density = chains.density
-    longest = 1.5 if density.metric.scales.size else 0.75 * float(density.gamma) ** -0.5
-    trial = 0 if config.trajectory_length else config.warmup // (2 * len(LENGTHS))
-    tuning = Tuning(
-        jnp.asarray(config.step_size or 0.1 * longest),
-        jnp.asarray(config.trajectory_length or (0.5 if trial else 1.0) * longest),
+    trial = 0 if config.trajectory_length else draws // (2 * len(LENGTHS))
+    trial = trial if trial > 1 else 0
+    adapting = draws - trial * len(LENGTHS)
+    found = _adapt(config, loss, chains, states, _start(config, chains.density, 0.5 if trial else 1.0), first, adapting)
+    states, tuning, gradients, tried = *found[:3], []
+    for i, share in enumerate(LENGTHS if trial else ()):
+        candidate = tuning._replace(trajectory_length=jnp.asarray(share * _longest(chains.density), jnp.float64))
+        states, out = chains.advance(candidate, states, "warmup", first + adapting + i * trial, trial)
+        gradients += float(np.sum(out.steps.gradients))
+        tried.append((candidate, out))
+    if tried:
+        variances = [np.var([getattr(out.records, name) for _, out in tried]) for name in ("excess", "distance2")]
+        tuning = max(tried, key=partial(_efficiency, variances))[0]
+    return loop.Settled(states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()})
+
+
+def _longest(density):
+    """Mean integration time in which the slowest direction turns by a quarter period."""
+    return 1.5 if density.metric.scales.size else 0.75 * float(density.gamma) ** -0.5
+
+
+def _start(config, density, share):
+    """Settings before adaptation, with trajectories of a share of the longest."""
+    longest = _longest(density)
+    return Tuning(
+        jnp.asarray(config.step_size or 0.1 * longest, jnp.float64),
+        jnp.asarray(config.trajectory_length or share * longest, jnp.float64),
         jnp.asarray(config.max_leapfrog_steps),
     )
-    gradients, adapting = 0.0, config.warmup - trial * len(LENGTHS)
-    if adapting:
-        program = _adaptation_program(algorithm(loss), density, config, adapting)
-        states, tuning, spent = program(
-            density,
+
+
+def _adapt(config, loss, chains, states, tuning, first, draws):
+    """Dual averaging of the step size over the draws of warm-up from `first` on."""
+    if draws:
+        states, tuning, spent = _adaptation_program(loss, config, loop.is_large(chains.density))(
+            chains.density,
             tuning,
             states,
             jnp.arange(config.chains),
             loop.stream(config.seed, "warmup"),
             loop.stream(config.seed, "tune"),
+            first,
+            first + draws,
+            chains.thin,
         )
-        gradients += float(jnp.sum(spent))
-    if trial > 1:
-        tried = []
-        for i, share in enumerate(LENGTHS):
-            candidate = tuning._replace(trajectory_length=jnp.asarray(share * longest))
-            states, out = chains.advance(candidate, states, "warmup", adapting + i * trial, trial)
-            gradients += float(np.sum(out.steps.gradients))
-            tried.append((candidate, out))
-        variances = [np.var([getattr(out.records, name) for _, out in tried]) for name in ("excess", "distance2")]
-        tuning = max(tried, key=partial(_efficiency, variances))[0]
-    return states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()}
+    gradients = float(jnp.sum(spent)) if draws else 0.0
+    return loop.Settled(states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()})
 
 
 def _efficiency(variances, tried):
@@ -126,30 +153,32 @@ def _efficiency(variances, tried):
     return min(per_draw) / np.mean(out.steps.gradients) * float(candidate.trajectory_length) ** 0.5
 
 
-def _adaptation_program(hmc, density, config, draws):
+@lru_cache(maxsize=1)
+def _adaptation_program(loss, config, large):
+    hmc = algorithm(loss)
     mesh = parallel.mesh(config.chains)
-    large = loop.is_large(density)
     start, update, final = dual_averaging_adaptation(config.target_acceptance)
 
-    def adapt(density, tuning, states, numbers, key, jitter):
+    def adapt(density, tuning, states, numbers, key, jitter, first, last, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
-        def draw(carry, t):
-            states, averaging = carry
+        def draw(t, carry):
+            states, averaging, gradients = carry
             now = tuning._replace(step_size=tuning.step_size if config.step_size else jnp.exp(averaging.log_step_size))
             shared = jax.random.fold_in(jitter, t)
 
             def one(state, chain_key):
-                return loop.transitions(hmc, density, now, state, jax.random.fold_in(chain_key, t), shared, config.thin)
+                return loop.transitions(hmc, density, now, state, jax.random.fold_in(chain_key, t), shared, thin)
 
             states, step = loop.over_chains(one, large)(states, chain_keys)
             accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)
-            return (states, update(averaging, accepted)), step.gradients
+            return states, update(averaging, accepted), gradients + step.gradients
 
-        (states, averaging), gradients = jax.lax.scan(draw, (states, start(tuning.step_size)), jnp.arange(draws))
+        carry = states, start(tuning.step_size), jnp.zeros(numbers.shape, jnp.float64)
+        states, averaging, gradients = jax.lax.fori_loop(first, last, draw, carry)
         if not config.step_size:
             tuning = tuning._replace(step_size=final(averaging))
-        return states, tuning, jnp.sum(gradients, 0)
+        return states, tuning, gradients
 
-    split = (False, False, True, True, False, False)
+    split = (False, False, True, True, False, False, False, False, False)
     return jax.jit(parallel.shard(adapt, mesh, split, (True, False, True)))

@@ -1,9 +1,9 @@
 """The loop that drives every sampler: chains spread over devices, draws in chunks, a few scalars kept of each.
 
-An algorithm is two functions. `init(density, u, key)` makes the state of one chain; `step(density, tuning, state, key,
-shared)` makes one transition, where `key` is the chain's own and `shared` is common to all chains of a draw (for what they
-should do alike, such as the length of a trajectory). Keys are made of the seed, the stream's name, the chain and the
-draw: adding a chain, a draw or a chunk never changes another's.
+An algorithm is two functions. `init(density, u, key)` makes the state of one chain, with its `position` u in float64;
+`step(density, tuning, state, key, shared)` makes one transition, where `key` is the chain's own and `shared` is common to all
+chains of a draw (for what they should do alike, such as the length of a trajectory). Keys are made of the seed, the stream's
+name, the chain and the draw: adding a chain, a draw or a chunk never changes another's.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 
-STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum")
+STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
 CHUNKS = 10
@@ -63,6 +63,22 @@ class Algorithm(NamedTuple):
     step: Callable
     view: Callable
     view_cost: float
+
+
+class Settled(NamedTuple):
+    """What a phase of warm-up leaves.
+
+    Attributes:
+        states: of all chains.
+        tuning: the kernel's settings.
+        gradients: full-data gradients spent.
+        chosen: the settings that were adapted, by name.
+    """
+
+    states: Any
+    tuning: Any
+    gradients: float
+    chosen: dict
 
 
 class Draws(NamedTuple):
@@ -112,17 +128,20 @@ def starts(density, curvature_scales, chains, seed):
 def transitions(algorithm, density, tuning, state, key, shared, thin):
     """`thin` transitions of one chain; returns its state and their `Step` put together."""
 
-    def one(state, i):
-        return algorithm.step(density, tuning, state, jax.random.fold_in(key, i), jax.random.fold_in(shared, i))
+    def one(i, carry):
+        state, total = carry
+        own, common = jax.random.fold_in(key, i), jax.random.fold_in(shared, i)
+        state, step = algorithm.step(density, tuning, state, own, common)
+        return state, Step(
+            acceptance=total.acceptance + step.acceptance / thin,
+            energy=jnp.asarray(step.energy, jnp.float64),
+            energy_error2=total.energy_error2 + step.energy_error2 / thin,
+            diverging=total.diverging | step.diverging,
+            gradients=total.gradients + step.gradients,
+        )
 
-    state, steps = jax.lax.scan(one, state, jnp.arange(thin))
-    return state, Step(
-        acceptance=jnp.mean(steps.acceptance),
-        energy=steps.energy[-1],
-        energy_error2=jnp.mean(steps.energy_error2),
-        diverging=jnp.any(steps.diverging),
-        gradients=jnp.sum(steps.gradients),
-    )
+    zero = jnp.zeros((), jnp.float64)
+    return jax.lax.fori_loop(0, thin, one, (state, Step(zero, zero, zero, jnp.zeros((), bool), zero)))
 
 
 class Loop:
@@ -131,13 +150,34 @@ class Loop:
     Arguments:
         algorithm: the sampler.
         density: what it samples.
-        config: `config.Sampling`, for chains, draws, thin, seed and save_params.
+        config: `config.Sampling`, for chains, draws, seed and save_params.
+        thin: transitions of a draw.
     """
 
-    def __init__(self, algorithm, density, config):
-        self.density, self.config = density, config
+    def __init__(self, algorithm, density, config, thin):
+        self.algorithm, self.config, self.thin = algorithm, config, thin
         self.size = math.ceil(config.draws / CHUNKS)
-        self._chunk = _chunk_program(algorithm, config, is_large(density), self.size)
+        self._mesh = parallel.mesh(config.chains)
+        self._chunk = _chunk_program(algorithm, config, is_large(density), self.size, self._mesh)
+        self._init = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))
+        self.move(density)
+
+    def move(self, density):
+        """Sample this density from now on."""
+        self.density = parallel.place(density, self._mesh, False)
+
+    def states(self, positions):
+        """States of all chains at these positions u `[chains, p]`."""
+        fold = partial(jax.random.fold_in, stream(self.config.seed, "momentum"))
+        keys = jax.vmap(fold)(jnp.arange(self.config.chains))
+        states = self._init(self.density, *parallel.place((positions, keys), self._mesh, True))
+        return parallel.place(states, self._mesh, True)
+
+    def positions(self, states):
+        """w − w0 of all chains `[chains, p]`, in NumPy, float64."""
+        metric = self.density.metric
+        apply = jax.jit(jax.vmap(lambda metric, u: metric.apply(u.astype(metric.rest.dtype)), (None, 0)))
+        return np.asarray(apply(metric, states.position), float)
 
     def advance(self, tuning, states, stream_name, first, count, done=lambda chunk: None):
         """The draws numbered `first` to `first + count − 1` of a random stream.
@@ -153,6 +193,7 @@ class Loop:
             the states after them, and `Draws` without seconds.
         """
         seed, parts = self.config.seed, []
+        states, tuning = parallel.place(states, self._mesh, True), parallel.place(tuning, self._mesh, False)
         for start in range(0, count, self.size):
             taken = min(self.size, count - start)
             states, out = self._chunk(
@@ -164,6 +205,7 @@ class Loop:
                 stream(seed, "jitter"),
                 first + start,
                 taken,
+                self.thin,
             )
             parts.append(jax.tree.map(lambda leaf, taken=taken: np.asarray(leaf)[:, :taken], out))
             done(taken)
@@ -182,10 +224,8 @@ class Loop:
         return draws._replace(seconds=np.asarray(seconds)), states
 
 
-def _chunk_program(algorithm, config, large, size):
-    mesh = parallel.mesh(config.chains)
-
-    def chunk(density, tuning, states, numbers, key, jitter, first, count):
+def _chunk_program(algorithm, config, large, size, mesh):
+    def chunk(density, tuning, states, numbers, key, jitter, first, count, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
         def draw(states, i):
@@ -193,7 +233,7 @@ def _chunk_program(algorithm, config, large, size):
 
             def one(state, chain_key):
                 own = jax.random.fold_in(chain_key, first + i)
-                state, step = transitions(algorithm, density, tuning, state, own, shared, config.thin)
+                state, step = transitions(algorithm, density, tuning, state, own, shared, thin)
                 u, logp, grad = algorithm.view(density, state)
                 step = step._replace(gradients=step.gradients + algorithm.view_cost)
                 params = density.metric.apply(u.astype(density.w0.dtype)) if config.save_params else jnp.zeros(())
@@ -209,5 +249,5 @@ def _chunk_program(algorithm, config, large, size):
         states, out = jax.lax.scan(draw_or_skip, states, jnp.arange(size))
         return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), out)
 
-    split = (False, False, True, True, False, False, False, False)
+    split = (False, False, True, True, False, False, False, False, False)
     return jax.jit(parallel.shard(chunk, mesh, split, (True, True)))

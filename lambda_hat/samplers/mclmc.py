@@ -4,6 +4,7 @@ A McLachlan step is two gradients. The tuner is started from parameters of ours:
 word. What it returns is believed only if a trial at the pooled setting keeps the energy error near its target.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -76,44 +77,63 @@ def algorithm(loss):
     return loop.Algorithm(init, 1.0, step, view, 0.0)
 
 
-def warm_up(config, loss, chains, states, log):
-    """Settle the chains, tune L and the step size on each, pool them, and try the pooled setting.
+def settle(config, loss, chains, states, draws, log):
+    """Move the chains off their starts, at settings of our own; returns a `loop.Settled`."""
+    config = replace(config, step_size=None, decoherence_length=None)
+    return _trials(config, chains, states, _start(config, chains.density), "settle", 0, draws, log)
+
+
+def warm_up(config, loss, chains, states, first, draws, log):
+    """Tune L and the step size on each chain, pool them, and try the pooled setting.
+
+    Arguments:
+        first, draws: which draws of warm-up these are.
 
     Returns:
-        states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
+        `loop.Settled`.
     """
-    density = chains.density
-    p = density.w0.size
-    tuning = Tuning(jnp.asarray(config.step_size or 0.05 * p**0.5), jnp.asarray(config.decoherence_length or p**0.5))
-    steps = config.warmup * config.thin
-    gradients, retries, energy_variance = 0.0, 0, None
-    if steps:
-        began = states
-        if config.step_size is None or config.decoherence_length is None:
-            found, states, spent = _tune(config, loss, density, states, tuning, steps)
-            gradients += spent
-            tuning = Tuning(
-                tuning.step_size if config.step_size else found.step_size,
-                tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
-            )
-        while True:
-            tried, out = chains.advance(tuning, states, "warmup", TRIAL_DRAWS * retries, TRIAL_DRAWS)
-            step = out.steps
-            gradients += float(np.sum(step.gradients))
-            energy_variance = float(np.mean(step.energy_error2)) / p
-            sound = np.isfinite(energy_variance) and not np.any(step.diverging)
-            if (sound and energy_variance < TOLERATED * config.energy_variance) or config.step_size or retries == 8:
-                states = tried if sound else states
-                break
-            retries += 1
-            log(
-                f"MCLMC: step {float(tuning.step_size):.3g} gives an energy variance of {energy_variance:.2g} a dimension, "
-                f"wanted {config.energy_variance:.2g}; shortened"
-            )
-            tuning = tuning._replace(step_size=tuning.step_size * SHORTER)
-            states = states if sound else began
+    tuning = _start(config, chains.density)
+    if not draws:
+        return loop.Settled(states, tuning, 0.0, {k: float(v) for k, v in tuning._asdict().items()})
+    spent = 0.0
+    if config.step_size is None or config.decoherence_length is None:
+        found, states, spent = _tune(config, loss, chains.density, states, tuning, draws * chains.thin)
+        tuning = Tuning(
+            tuning.step_size if config.step_size else found.step_size,
+            tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
+        )
+    settled = _trials(config, chains, states, tuning, "warmup", first, TRIAL_DRAWS, log)
+    return settled._replace(gradients=settled.gradients + spent)
+
+
+def _start(config, density):
+    root = density.w0.size**0.5
+    return Tuning(
+        jnp.asarray(config.step_size or 0.05 * root, jnp.float64),
+        jnp.asarray(config.decoherence_length or root, jnp.float64),
+    )
+
+
+def _trials(config, chains, states, tuning, stream, first, draws, log):
+    """Draws at this setting, with shorter and shorter steps until the energy error is near its target."""
+    p, gradients, retries, began = chains.density.w0.size, 0.0, 0, states
+    while True:
+        tried, out = chains.advance(tuning, states, stream, first + draws * retries, draws)
+        gradients += float(np.sum(out.steps.gradients))
+        energy_variance = float(np.mean(out.steps.energy_error2)) / p
+        sound = np.isfinite(energy_variance) and not np.any(out.steps.diverging)
+        if (sound and energy_variance < TOLERATED * config.energy_variance) or config.step_size or retries == 8:
+            states = tried if sound else states
+            break
+        retries += 1
+        log(
+            f"MCLMC: step {float(tuning.step_size):.3g} gives an energy variance of {energy_variance:.2g} a dimension, "
+            f"wanted {config.energy_variance:.2g}; shortened"
+        )
+        tuning = tuning._replace(step_size=tuning.step_size * SHORTER)
+        states = states if sound else began
     chosen = {k: float(v) for k, v in tuning._asdict().items()}
-    return states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries}
+    return loop.Settled(states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries})
 
 
 def _tune(config, loss, density, states, tuning, steps):

@@ -1,16 +1,18 @@
 """From a target and a configuration to draws: the one way through every sampler."""
 
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lambda_hat.config import HMC, MCLMC, SGLD
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sgld
+from lambda_hat.targets import curvature as curvatures
 
 LAPLACE_DRAWS = 16
 """Laplace draws that the choice of coordinates is made on."""
@@ -18,6 +20,9 @@ LAPLACE_DRAWS = 16
 LAPLACE_TOLERATED = 5.0
 """Largest potential of a Laplace draw, over the one expected, at which whitening by the curvature is trusted. Measured: 1.0-1.6
 on trained networks at γ = 100, 40-200 at γ = 1, 1e4 and more at the singular point of a deep linear network."""
+
+SETTLED_FROM = 40
+"""Fewest draws of warm-up of which a quarter goes to settling the chains and measuring the curvature along them."""
 
 CENTRE_GRADIENTS = 3
 """Full gradients at w0: for L_n(w0) in two coordinates, and for the baseline."""
@@ -106,49 +111,83 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
             f"{sampler.name}: the posterior is not quadratic around w0 (Laplace draws have {laplace_ratio:.3g} times the "
             "potential expected): sampling in plain coordinates"
         )
-    algorithm, warm_up = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
+    method = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 
     began = time.perf_counter()
-    positions = loop.starts(density, whitened.metric, sampler.chains, sampler.seed)
-    keys = jax.vmap(partial(jax.random.fold_in, loop.stream(sampler.seed, "momentum")))(np.arange(sampler.chains))
-    states = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))(density, positions, keys)
-    chains = loop.Loop(algorithm, density, sampler if sampler.thin else replace(sampler, thin=sgld.THIN))
-    states, tuning, spent, tuned = warm_up(chains, states, log)
-    if isinstance(sampler, SGLD):
-        first = {"batch_size": sgld.batch_size(sampler, n, nbeta), "thin": chains.config.thin}
-        if {name: tuned[name] for name in first} != first:  # cheaper batches, longer draws: settle once more with them
-            algorithm = sgld.algorithm(sampler, loss, n, tuned["batch_size"])
-            chains = loop.Loop(algorithm, density, replace(sampler, thin=tuned["thin"]))
-            states, out = chains.advance(tuning, states, "warmup", sampler.warmup, max(1, sampler.warmup // 2))
-            spent += float(np.sum(out.steps.gradients))
-    jax.block_until_ready(states)
+    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN)
+    states = chains.states(loop.starts(density, whitened.metric, sampler.chains, sampler.seed))
+    spent, first = method.algorithm.init_cost * sampler.chains, 0
+    if metric == "curvature" and sampler.warmup >= SETTLED_FROM:
+        first = sampler.warmup // 4
+        states, gradients = _whiten_along(method, chains, states, first, loss, log)
+        spent += gradients
+    settled = method.warm_up(chains, states, first, sampler.warmup - first, log)
+    states, tuned = jax.block_until_ready(settled.states), settled.chosen
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
-    draws, _ = chains.run(tuning, states, lambda done: log(f"{sampler.name}: {done}/{sampler.draws} draws", True))
+    draws, _ = chains.run(
+        settled.tuning, states, lambda done: log(f"{sampler.name}: {done}/{sampler.draws} draws", True)
+    )
     finished = time.perf_counter()
 
     grad = jax.jit(partial(densities.log_density_and_grad, loss))(whitened, np.zeros(len(w0)))[1]
     return Result(
         draws=draws,
-        warmup_gradients=CENTRE_GRADIENTS + trial + algorithm.init_cost * sampler.chains + spent,
+        warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,
         tuned=tuned | {"metric": metric, "laplace_ratio": laplace_ratio},
-        density=density,
+        density=chains.density,
         baseline_gain=0.5 * float(grad @ grad),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
     )
 
 
+def _whiten_along(method, chains, states, draws, loss, log):
+    """Settle the chains, and whiten their coordinates by the curvature that they meet.
+
+    The mean Hessian at two positions of each chain takes the place of the one at w0 in the metric of `chains`.
+
+    Returns:
+        states in the new coordinates, and the gradients spent.
+    """
+    density, last = chains.density, draws // 4
+    settled = method.settle(chains, states, draws - last, log)
+    later, out = chains.advance(settled.tuning, settled.states, "warmup", draws - last, last)
+    spent = settled.gradients + float(np.sum(out.steps.gradients))
+    positions = chains.positions(later)
+    points = np.concatenate([chains.positions(settled.states), positions])
+    if not np.all(np.isfinite(points)):
+        log("warm-up broke down before the curvature along the chains could be measured: keeping that at w0")
+        return states, spent
+    curvature = curvatures.along(loss, density.rows, np.asarray(density.w0, float) + points, chains.config.seed)
+    metric = densities.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
+    chains.move(density._replace(metric=metric))
+    spent += curvature.gradients + method.algorithm.init_cost * chains.config.chains
+    return chains.states(jax.vmap(partial(densities.unapply, metric))(jnp.asarray(positions))), spent
+
+
+class _Method(NamedTuple):
+    """A sampler made for a problem: its `loop.Algorithm`, and the two phases of its warm-up."""
+
+    algorithm: loop.Algorithm
+    settle: Callable
+    warm_up: Callable
+
+
 def _hmc(sampler, loss, n, nbeta):
-    return hmc.algorithm(loss), partial(hmc.warm_up, sampler, loss)
+    return _Method(hmc.algorithm(loss), partial(hmc.settle, sampler, loss), partial(hmc.warm_up, sampler, loss))
 
 
 def _mclmc(sampler, loss, n, nbeta):
-    return mclmc.algorithm(loss), partial(mclmc.warm_up, sampler, loss)
+    return _Method(mclmc.algorithm(loss), partial(mclmc.settle, sampler, loss), partial(mclmc.warm_up, sampler, loss))
 
 
 def _sgld(sampler, loss, n, nbeta):
     batch = sgld.batch_size(sampler, n, nbeta)
-    return sgld.algorithm(sampler, loss, n, batch), partial(sgld.warm_up, sampler, loss, n=n, batch=batch)
+    return _Method(
+        sgld.algorithm(sampler, loss, n, batch),
+        partial(sgld.settle, sampler, loss, n=n, batch=batch),
+        partial(sgld.warm_up, sampler, loss, n=n, batch=batch),
+    )
 
 
 _SAMPLERS = {HMC: _hmc, MCLMC: _mclmc, SGLD: _sgld}

@@ -9,7 +9,9 @@ App. D.3: the moments see the loss gradient only). BlackJAX's `sgld` has twice t
 g(w) − g(w0) + ∇L_n(w0), both on the same batch: its noise vanishes towards w0.
 """
 
-from functools import partial
+import itertools
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -31,8 +33,6 @@ THIN = 20
 RELAXATION = 0.3
 """Step size times transitions of a draw, at least: two draws of L_n are then about a quarter independent."""
 
-SMALLEST_BATCH = 32
-
 
 class Tuning(NamedTuple):
     """Numbers that the kernel runs with.
@@ -52,14 +52,14 @@ class State(NamedTuple):
     """One chain.
 
     Attributes:
-        u: position in the metric's coordinates `[p]`.
-        first, second: running moments m and v of the loss gradient `[p]` (empty without a preconditioner).
+        position: u, in the metric's coordinates `[p]`.
+        first, second: running moments m and v of the loss gradient `[p]` (None without a preconditioner).
         count: transitions made.
     """
 
-    u: jax.Array
-    first: jax.Array
-    second: jax.Array
+    position: jax.Array
+    first: jax.Array | None
+    second: jax.Array | None
     count: jax.Array
 
 
@@ -73,13 +73,15 @@ def algorithm(config, loss, n, batch):
     cost = _gradient_cost(config, loss, n, batch)
 
     def init(density, u, key):
-        moments = jnp.zeros(u.size if config.precond != "none" else 0, density.w0.dtype)
-        return State(u, moments, jnp.ones_like(moments), jnp.zeros((), jnp.int32))
+        first = second = None
+        if config.precond != "none":
+            first, second = jnp.zeros(u.size, density.w0.dtype), jnp.ones(u.size, density.w0.dtype)
+        return State(u, first, second, jnp.zeros((), jnp.int32))
 
     def step(density, tuning, state, key, shared):
         batch_key, noise_key = jax.random.split(key)
         dtype = density.w0.dtype
-        shift = density.metric.apply(state.u.astype(dtype))
+        shift = density.metric.apply(state.position.astype(dtype))
         g = _gradient(config, loss, density, tuning, shift, batch_key, n, batch)
         count = state.count + 1
         drift, first, second, eps = g, state.first, state.second, tuning.step_size
@@ -91,13 +93,13 @@ def algorithm(config, loss, n, batch):
             first = b1 * first + (1 - b1) * g
             drift = first / (1 - b1**count)
         force = density.metric.apply(density.gamma.astype(dtype) * shift + density.nbeta.astype(dtype) * drift)
-        noise = jax.random.normal(noise_key, state.u.shape, dtype)
-        u = state.u - eps / 2 * force + jnp.sqrt(eps) * noise
+        noise = jax.random.normal(noise_key, state.position.shape, dtype)
+        u = state.position - eps / 2 * force + jnp.sqrt(eps) * noise
         nan = jnp.asarray(jnp.nan)
         return State(u, first, second, count), loop.Step(nan, nan, nan, ~jnp.all(jnp.isfinite(u)), jnp.asarray(cost))
 
     def view(density, state):
-        return state.u, *densities.log_density_and_grad(loss, density, state.u)
+        return state.position, *densities.log_density_and_grad(loss, density, state.position)
 
     return loop.Algorithm(init, 0.0, step, view, 1.0)
 
@@ -120,70 +122,83 @@ def _gradient(config, loss, density, tuning, shift, key, n, batch):
     return g
 
 
-def warm_up(config, loss, chains, states, log, *, n, batch):
-    """Choose the step size from the measured curvature and gradient noise, and settle the chains.
+def settle(config, loss, chains, states, draws, log, *, n, batch):
+    """Move the chains off their starts, at a step of our own; returns a `loop.Settled`."""
+    config = replace(config, step_size=None)
+    return _stages(config, loss, chains, states, (0, draws), log, n, batch)
 
-    The choice is made at the start, and again twice on the way, where the chains have arrived; a stage that breaks down is
-    repeated with a quarter of the step.
+
+def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
+    """Choose the step size from the measured curvature and gradient noise, and with it how many transitions a draw takes.
+
+    The choice is made at the start, again half way, and at the end.
+
+    Arguments:
+        first, draws: which draws of warm-up these are.
 
     Returns:
-        states, `Tuning`, full-data gradients spent, and what was chosen as a dictionary.
+        `loop.Settled`.
     """
-    density = chains.density
-    cost = _gradient_cost(config, loss, n, batch)
-    grad0 = jax.jit(partial(losses.value_and_grad, loss))(density.rows, density.w0)[1]
-    tuning = Tuning(jnp.asarray(config.step_size or 0.0), jnp.asarray(config.stabilizer or 0.0), grad0)
-    gradients, measured, first, ceiling = 1.0, {}, 0, np.inf
-    measure = jax.jit(partial(_measure, config, loss, n, batch))
-    stages = [round(config.warmup * share) for share in (0.2, 0.5, 1.0)]
-    while True:
-        keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), first), config.chains)
-        if config.precond != "none" and config.stabilizer is None:
-            tuning = tuning._replace(
-                stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch)
-            )
-            gradients += config.chains * PROBES * cost
-        if config.step_size is None:
-            sizes, curvatures, noises = measure(density, tuning, states, keys)
-            largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
-            gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
-            if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
-                typical *= (1 + config.first_moment_decay) / (1 - config.first_moment_decay)
-            step_size = min(4 * config.bias_target / max(typical + noise, 1e-300), 1 / largest, ceiling)
-            tuning = tuning._replace(step_size=jnp.asarray(step_size))
-            measured = {"largest_curvature": largest, "typical_curvature": typical, "gradient_noise": noise}
-        if not stages or first == config.warmup:
-            break
-        before, draws = states, stages[0] - first
-        if draws:
-            states, out = chains.advance(tuning, states, "warmup", first, draws)
-            gradients += float(np.sum(out.steps.gradients))
-        if config.step_size is None and not bool(jnp.all(jnp.isfinite(states.u))) and ceiling > 1e-12:
-            ceiling, states = float(tuning.step_size) / 4, before
-            log(f"SGLD: step {float(tuning.step_size):.3g} broke down in warm-up; trying {ceiling:.3g}")
-            continue
-        first, ceiling = stages.pop(0), np.inf  # measured anew where the chains have arrived
-    chosen = {"step_size": float(tuning.step_size)} | _economy(
-        config, loss, density, float(tuning.step_size), batch, measured
-    )
+    ends = sorted({first, first + draws // 2, first + draws})
+    settled = _stages(config, loss, chains, states, ends, log, n, batch)
+    settled = _choose(config, loss, chains.density, settled, ends[-1], np.inf, n, batch)
+    step_size = float(settled.tuning.step_size)
+    if config.thin is None and chains.density.metric.scales.size:  # the slowest direction relaxes at rate ε/2
+        chains.thin = max(THIN, int(np.ceil(RELAXATION / step_size)))
+    chosen = {"step_size": step_size, "batch_size": batch, "thin": chains.thin} | settled.chosen
     if config.precond != "none":
-        chosen["stabilizer"] = float(tuning.stabilizer)
-    return states, tuning, gradients, chosen | measured
+        chosen["stabilizer"] = float(settled.tuning.stabilizer)
+    return settled._replace(chosen=chosen)
 
 
-def _economy(config, loss, density, step_size, batch, measured):
-    """Batch size and transitions of a draw, where they are not typed in, once the step size is known.
+def _stages(config, loss, chains, states, ends, log, n, batch):
+    """The draws of warm-up between these ends, the step chosen before each stage; one that breaks down is repeated with a
+    quarter of the step."""
+    grad0 = jax.jit(partial(losses.value_and_grad, loss))(chains.density.rows, chains.density.w0)[1]
+    tuning = Tuning(
+        jnp.asarray(config.step_size or 0.0, jnp.float64), jnp.asarray(config.stabilizer or 0.0, jnp.float64), grad0
+    )
+    settled = loop.Settled(states, tuning, 1.0, {})
+    for first, last in itertools.pairwise(ends):
+        ceiling = np.inf
+        while True:
+            chosen = _choose(config, loss, chains.density, settled, first, ceiling, n, batch)
+            states, out = chains.advance(chosen.tuning, settled.states, "warmup", first, last - first)
+            gradients = chosen.gradients + float(np.sum(out.steps.gradients))
+            sound = bool(jnp.all(jnp.isfinite(states.position)))
+            settled = chosen._replace(
+                states=states if sound or config.step_size else settled.states, gradients=gradients
+            )
+            if sound or config.step_size or ceiling < 1e-12:
+                break
+            ceiling = float(chosen.tuning.step_size) / 4
+            log(f"SGLD: step {4 * ceiling:.3g} broke down in warm-up; trying {ceiling:.3g}")
+    return settled
 
-    Where stability holds the step far below what the bias would allow, the gradient noise may be as much larger: smaller
-    batches make each step cheaper. A draw then takes as many steps as relax a direction by `RELAXATION`.
-    """
-    if config.batch_size is None and measured and loss.potential is None:
-        allowed = 4 * config.bias_target / step_size - measured["typical_curvature"]
-        if allowed > 4 * measured["gradient_noise"]:
-            batch = max(SMALLEST_BATCH, int(np.ceil(batch * measured["gradient_noise"] / allowed)))
-    whitened = density.metric.scales.size > 0  # where the slowest direction relaxes at rate ε/2
-    thin = config.thin or (max(THIN, int(np.ceil(RELAXATION / step_size))) if whitened else THIN)
-    return {"batch_size": batch, "thin": thin}
+
+def _choose(config, loss, density, settled, number, ceiling, n, batch):
+    """The step size, and the preconditioner's stabilizer, where they are not typed in: a `loop.Settled` with them."""
+    states, tuning, gradients, measured = settled
+    keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
+    cost = _gradient_cost(config, loss, n, batch)
+    if config.precond != "none" and config.stabilizer is None:
+        tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
+        gradients += config.chains * PROBES * cost
+    if config.step_size is None:
+        sizes, curvatures, noises = _measuring_program(config, loss, n, batch)(density, tuning, states, keys)
+        largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
+        gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
+        if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
+            typical *= (1 + config.first_moment_decay) / (1 - config.first_moment_decay)
+        step_size = min(4 * config.bias_target / max(typical + noise, 1e-300), 1 / largest, ceiling)
+        tuning = tuning._replace(step_size=jnp.asarray(step_size, jnp.float64))
+        measured = {"largest_curvature": largest, "typical_curvature": typical, "gradient_noise": noise}
+    return loop.Settled(states, tuning, gradients, measured)
+
+
+@lru_cache(maxsize=1)
+def _measuring_program(config, loss, n, batch):
+    return jax.jit(partial(_measure, config, loss, n, batch))
 
 
 def _measure(config, loss, n, batch, density, tuning, states, keys):
@@ -199,7 +214,7 @@ def _measure(config, loss, n, batch, density, tuning, states, keys):
 
     def one(state, key):
         dtype = density.w0.dtype
-        shift = density.metric.apply(state.u.astype(dtype))
+        shift = density.metric.apply(state.position.astype(dtype))
         w = density.w0 + shift
         root = jnp.ones_like(shift)
         if config.precond != "none":
@@ -243,7 +258,7 @@ def _typical_gradient(config, loss, density, tuning, states, keys, n, batch):
 
     def one(pair):
         state, key = pair
-        shift = density.metric.apply(state.u.astype(density.w0.dtype))
+        shift = density.metric.apply(state.position.astype(density.w0.dtype))
         square = jax.lax.map(
             lambda k: jnp.mean(_gradient(config, loss, density, tuning, shift, k, n, batch) ** 2),
             jax.random.split(key, PROBES),

@@ -118,6 +118,22 @@ def to_rows(x, y, widest, dtype, multiple=1):
     )
 
 
+def deal(rows, parts):
+    """The pairs dealt out in turn to sub-samples: `Rows` with a leading axis `[parts]`, padded anew; weights stay 1/n."""
+    total, longest = rows.weight.size, rows.weight.shape[1]
+    share = -(-total // parts)
+    chunks = -(-share // longest)
+    size = -(-share // chunks)
+    index = np.arange(chunks * size * parts).reshape(chunks * size, parts).T
+    inside = index < total
+
+    def cut(leaf):
+        flat = leaf.reshape(total, *leaf.shape[2:])[np.where(inside, index, 0)]
+        return flat.reshape(parts, chunks, size, *leaf.shape[2:])
+
+    return Rows(cut(rows.x), cut(rows.y), jnp.where(inside.reshape(parts, chunks, size), cut(rows.weight), 0))
+
+
 def _chunk_mean(loss, w, chunk):
     """One chunk's share of L_n."""
     return jnp.sum(chunk.weight * loss.examples(w, chunk.x, chunk.y))
