@@ -72,6 +72,18 @@ class NormalCrossing:
     powers: list[int] = setting("the exponents k_i, zeros allowed but not all", ge=0, le=100, nonempty=True)
 
 
+@dataclass(frozen=True)
+class Monomial:
+    """L(w) = ½ Σ_i |w_i|^(p_i): no data but n, no noise; λ = Σ 1/p_i."""
+
+    kind: str = setting("the family", choices=("monomial",))
+    powers: list[float] = setting("the exponents p_i, one for each parameter", ge=2, le=100, nonempty=True)
+
+
+ANALYTIC = (Quadratic, NormalCrossing, Monomial)
+"""Models that are a function of w alone."""
+
+
 # --- data: n pairs (x, y) ---------------------------------------------------------------------------------------------
 
 
@@ -109,12 +121,16 @@ class TeacherData:
     )
     teacher_activation: str | None = setting("non-linearity of the teacher; null = the model's", choices=ACTIVATIONS)
     teacher_rank: int | None = setting(
-        "linear teachers only: rank of the true map, whose layers are then balanced with these many equal singular "
-        "values; null = layers drawn from the model's init",
+        "rank of the true map, of a linear teacher (0: of any, all its weights are then zero); null = layers drawn from the "
+        "model's init",
         ge=0,
         le=100_000,
     )
-    teacher_singular_value: float = setting("singular value of each layer of a teacher with teacher_rank", gt=0, le=1e3)
+    teacher_balanced: bool = setting(
+        "with teacher_rank: whether all layers share the true map's axes, the most degenerate point above it; else layers "
+        "are drawn from the model's init and one of them, drawn too, is cut to that rank"
+    )
+    teacher_singular_value: float = setting("singular values of each layer of a balanced teacher", gt=0, le=1e3)
 
 
 @dataclass(frozen=True)
@@ -304,7 +320,13 @@ class Config:
 
 
 KINDS = {
-    "model": {"mlp": MLP, "deep_linear": DeepLinear, "quadratic": Quadratic, "normal_crossing": NormalCrossing},
+    "model": {
+        "mlp": MLP,
+        "deep_linear": DeepLinear,
+        "quadratic": Quadratic,
+        "normal_crossing": NormalCrossing,
+        "monomial": Monomial,
+    },
     "data": {"teacher": TeacherData, "digits": Digits},
     "training": {"descent": Descent, "teacher": FromTeacher},
     "posterior": {"posterior": Posterior},
@@ -387,7 +409,7 @@ def _short(number):
 def _clashes(config):
     """Settings that are fine alone and cannot be together."""
     model, data, training, posterior, sampler = (getattr(config, group) for group in HASHED)
-    analytic = isinstance(model, (Quadratic, NormalCrossing))
+    analytic = isinstance(model, ANALYTIC)
 
     if isinstance(model, MLP):
         if model.widths is not None and model.depth not in (None, len(model.widths)):
@@ -452,10 +474,10 @@ def _teacher_clashes(model, data, training):
     activation = data.teacher_activation or getattr(model, "activation", "identity")
     linear = activation == "identity" and not getattr(model, "layernorm", False)
     if data.teacher_rank is not None:
-        if not linear:
+        if not linear and data.teacher_rank > 0:
             yield (
-                "data.teacher_rank needs a linear teacher: set data.teacher_activation=identity and model.layernorm=false, or "
-                "data.teacher_rank=null."
+                "data.teacher_rank > 0 needs a linear teacher: set data.teacher_activation=identity and model.layernorm=false, "
+                "or data.teacher_rank=null."
             )
         limit = min([model.in_dim, model.out_dim, *(widths or getattr(model, "widths", None) or [])])
         if data.teacher_rank > limit:
@@ -473,6 +495,6 @@ def _dimension(model):
     """Number of parameters where it can be told at once, else None."""
     if isinstance(model, Quadratic):
         return model.dim
-    if isinstance(model, NormalCrossing):
+    if isinstance(model, (NormalCrossing, Monomial)):
         return len(model.powers)
     return None

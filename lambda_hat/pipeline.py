@@ -16,7 +16,7 @@ from lambda_hat.hydra_glue import group_from_plain
 log = logging.getLogger(__name__)
 
 META_KEYS = ("dims", "metrics", "hashes")
-RESULT_KEYS = ("sampler", "llc_mean", "llc_mcse", "ess", "rhat", "status", "status_reasons")
+RESULT_KEYS = ("sampler", "llc_mean", "llc_mcse", "llc_interval95", "ess", "rhat", "status", "status_reasons")
 """What meta.json and analysis.json must have for this module to go on."""
 
 
@@ -293,7 +293,8 @@ def result_line(job):
         estimate = "λ̂ = none"
     else:
         error = "?" if found["llc_mcse"] is None else f"{found['llc_mcse']:.2g}"
-        estimate = f"λ̂ = {found['llc_mean']:.5g} ± {error}"
+        low, high = ("?" if bound is None else f"{bound:.5g}" for bound in found["llc_interval95"])
+        estimate = f"λ̂ = {found['llc_mean']:.5g} ± {error}  95 % [{low}, {high}]"
     ess = "–" if found["ess"] is None else f"{found['ess']:.0f}"
     rhat = "–" if found["rhat"] is None else f"{found['rhat']:.4f}"
     line = f"{found['sampler']:5}  {estimate}  ESS {ess}  R-hat {rhat}  {found['status']}  {job.directory}"

@@ -31,8 +31,9 @@ def test_summary_of_an_autoregression(rho):
     found = estimates.summarise(autoregressive(rho, 8, 5000))
     ess = 40_000 * (1 - rho) / (1 + rho)
     assert found.ess == pytest.approx(ess, rel=0.15)
-    # the larger of two estimates, the second from eight chain means (standard error 1/√14)
-    assert 0.9 / np.sqrt(ess) < found.mcse < (1 + 4 / np.sqrt(14)) / np.sqrt(ess)
+    assert found.mcse == pytest.approx(1 / np.sqrt(ess), rel=0.1)
+    assert found.within == pytest.approx(1 / np.sqrt(ess), rel=0.1)
+    assert found.between == pytest.approx(1 / np.sqrt(ess), rel=4 / np.sqrt(14))  # from eight chain means
     assert found.mean == pytest.approx(3, abs=4 / np.sqrt(ess))
     assert found.std == pytest.approx(1, abs=4 / np.sqrt(ess))
     assert found.rhat < 1.01
@@ -44,15 +45,47 @@ def test_summary_is_arvizs():
     data = xr.Dataset({"v": (("chain", "draw"), values)})
     assert found.ess == pytest.approx(float(az.ess(data, method="bulk")["v"]))
     assert found.rhat == pytest.approx(float(az.rhat(data, method="rank")["v"]))
-    between = values.mean(1).std(ddof=1) / 2
-    assert found.mcse == pytest.approx(max(float(az.mcse(data, method="mean")["v"]), between))
+    assert found.mcse == pytest.approx(float(az.mcse(data, method="mean")["v"]))
+    assert found.between == pytest.approx(values.mean(1).std(ddof=1) / 2)
 
 
 def test_error_grows_where_chains_disagree():
     """Four chains, each at its own level: the error is that of four numbers."""
     levels = np.array([0.0, 1.0, 2.0, 3.0])
     values = autoregressive(0, 4, 1000) + levels[:, None]
-    assert estimates.summarise(values).mcse >= 0.95 * levels.std(ddof=1) / 2
+    found = estimates.summarise(values)
+    assert found.between == pytest.approx(levels.std(ddof=1) / 2, rel=0.1)
+    assert found.mcse >= 0.95 * found.between
+    assert found.within == pytest.approx(1 / np.sqrt(4000), rel=0.1)
+    assert found.quantile == pytest.approx(3.182, rel=1e-3)  # Student's t of 3 degrees of freedom
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_the_interval_covers(rho):
+    """Of 500 experiments 95 % hold the mean, within 4 standard errors of that share."""
+    held = 0
+    for seed in range(500):
+        low, high = estimates.budget(estimates.summarise(autoregressive(rho, 4, 500, seed)), 0.0, True, 0.0).interval
+        held += low < 3 < high
+    assert held / 500 == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 500))
+
+
+def test_budget():
+    """A corrected bias moves the interval, one that is not widens it, a baseline lifts its upper end."""
+    llc = estimates.Chains(10.0, 1.0, 0.1, 0.1, 0.05, 1.96, 500.0, 1.0)
+    plain = estimates.budget(llc, 0.0, True, 0.0)
+    assert plain.interval == pytest.approx((9.804, 10.196))
+    assert plain.dominant == "within"
+    corrected = estimates.budget(llc, 0.4, True, 0.0)
+    half = np.hypot(0.196, 0.1)
+    assert corrected.interval == pytest.approx((9.6 - half, 9.6 + half))
+    assert corrected.dominant == "discretisation"
+    widened = estimates.budget(llc, -0.4, False, 0.5)
+    half = np.hypot(0.196, 0.4)
+    assert widened.interval == pytest.approx((10 - half, 10.5 + half))
+    assert widened.dominant == "baseline"
+    apart = estimates.budget(llc._replace(mcse=0.3, between=0.3, quantile=3.18), 0.0, True, 0.0)
+    assert apart.dominant == "between"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -142,6 +175,7 @@ def evidence(excess=None, **changes):
         "w0_norm2": 10.0,
         "baseline_gain": 1e-3,
         "acceptance": 0.8,
+        "shortened": False,
         "divergences": 0,
         "sampler": "hmc",
     }
@@ -156,6 +190,7 @@ def clean():
 def test_a_clean_run_is_ok():
     assert status.judge(evidence()) == ("ok", [])
     assert status.judge(evidence(acceptance=np.nan)) == ("ok", [])
+    assert status.judge(evidence(acceptance=0.995, shortened=True)) == ("ok", [])
 
 
 def planted(change):

@@ -171,7 +171,10 @@ def test_strict_makes_a_bad_result_an_error(tiny, command):
 REFUSED = [
     ("modl=small", "modl: there is no such setting; expected one of model"),
     ("model.detph=2", "Did you mean model.depth?"),
-    ("model=smal", "expected one of base, deep_linear, normal_crossing, quadratic, small, wide. Did you mean small?"),
+    (
+        "model=smal",
+        "expected one of base, deep_linear, monomial, normal_crossing, quadratic, small, tanh, wide. Did you mean small?",
+    ),
     ("sampler=hcm", "expected one of hmc, mclmc, sgld. Did you mean hmc?"),
     ("sampler=", "sampler=: there is no such option; expected one of hmc"),
     ("experiment=nope", "experiment=nope: there is no such option"),

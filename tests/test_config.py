@@ -63,7 +63,7 @@ REFUSED = [
     (("model=quadratic", "posterior.loss=mse"), "posterior.loss must be nll for model=quadratic"),
     (("data.n_data=0",), "data.n_data must be ≥ 2"),
     (("model=deep_linear", "data.teacher_rank=4"), "data.teacher_rank must be ≤ 3"),
-    (("data.teacher_rank=1",), "data.teacher_rank needs a linear teacher"),
+    (("data.teacher_rank=1",), "data.teacher_rank > 0 needs a linear teacher"),
     (("data.teacher_depth=2",), "data.teacher_depth needs data.teacher_widths"),
     (("training=teacher", "data.teacher_widths=[3]"), "training=teacher takes the teacher's parameters"),
     ((*DIGITS, "training=teacher"), "training=teacher needs data with a teacher"),

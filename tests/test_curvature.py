@@ -73,7 +73,7 @@ def test_along_is_the_mean_over_points_of_their_shares_of_the_pairs(target, limi
     monkeypatch.setattr(curvature, "DENSE_LIMIT", limit)
     monkeypatch.setattr(curvature, "TOP", 8)
     loss = target.loss(CONFIG.posterior)
-    points = target.w0 + 0.1 * np.random.default_rng(0).standard_normal((3, len(target.w0)))
+    points = target.w0 + 0.3 * np.random.default_rng(0).standard_normal((3, len(target.w0)))
     expected = 0
     for k, point in enumerate(points):
         x, y = jnp.asarray(target.x[k::3]), jnp.asarray(target.y[k::3])

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lambda_hat.analysis import estimates, status
-from lambda_hat.config import Quadratic
-from lambda_hat.targets import models, truths
+from lambda_hat.config import MCLMC, SGLD
+from lambda_hat.targets import truths
 
 
 def analyse(config, target, result, beta, gamma):
@@ -34,8 +34,12 @@ def analyse(config, target, result, beta, gamma):
             w0_norm2=float(target.w0 @ target.w0),
             baseline_gain=result.baseline_gain,
             acceptance=acceptance,
+            shortened=bool(result.tuned.get("shortened")),
             divergences=divergences,
         )
+    )
+    budget = estimates.budget(
+        llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
     )
     gradients = float(np.sum(steps.gradients))
     loss0 = float(result.density.loss0)
@@ -45,6 +49,8 @@ def analyse(config, target, result, beta, gamma):
         "llc_mean": llc.mean,
         "llc_std": llc.std,
         "llc_mcse": llc.mcse,
+        "llc_interval95": budget.interval,
+        "error": {name: getattr(budget, name) for name in budget._fields if name != "interval"},
         "ess": llc.ess,
         "rhat": llc.rhat,
         "status": verdict,
@@ -74,6 +80,21 @@ def analyse(config, target, result, beta, gamma):
     }
 
 
+def _discretisation(sampler, llc, controlled, stein, p, tuned):
+    """The bias of λ̂ that an unadjusted sampler's step makes, and whether the estimate is good enough to correct by.
+
+    SGLD: predicted from the measured curvature and gradient noise; where the prediction is a bound only (tr R = 0) it is not
+    taken off. MCLMC: the Stein identity's residual, through the control variate where that explains most of L_n's variance.
+    """
+    if isinstance(sampler, SGLD):
+        share = tuned["predicted_bias"]
+        return llc.mean * share / (1 + share), not tuned["predicted_bias_is_a_bound"]
+    if isinstance(sampler, MCLMC):
+        close = controlled.mcse < 0.7 * llc.mcse
+        return (llc.mean - controlled.mean if close else llc.mean * (stein.mean / p - 1)), False
+    return 0.0, True
+
+
 def _loss_name(config, target):
     if target.model.potential is not None:
         return "analytic"
@@ -85,9 +106,7 @@ def _truth(config, target, llc, nbeta, gamma):
     known = target.meta["truth"]
     if known is None:
         return None
-    finite = None
-    if isinstance(config.model, Quadratic):
-        finite = truths.finite_quadratic(models.curvatures(config.model), nbeta, gamma)
+    finite = truths.finite(config.model, nbeta, gamma)
     return known | {
         "finite": finite,
         "relative_error_finite": None if finite is None else llc.mean / finite - 1,

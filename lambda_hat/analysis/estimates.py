@@ -4,12 +4,14 @@
 second estimator, needs no L_n(w0)              (nβ)² Var L_n = Var[excess]
 dλ̂/d ln β = λ̂ − Var[excess]                     dλ̂/d ln γ = −(γ/2) Cov(excess, |w−w0|²)
 control variate: E[excess − c (stein_A − tr A)], c by regression; for a quadratic L_n no variance is left
+95 % interval: mean − discretisation ± √((q·mcse)² + (discretisation's own error)²), and up by what w0 is above the minimum
 """
 
 import warnings
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 import xarray as xr
 
 
@@ -18,8 +20,10 @@ class Chains(NamedTuple):
 
     Attributes:
         mean, std: over all draws.
-        mcse: Monte Carlo standard error of the mean, the larger of ArviZ's (from autocorrelation) and the one between
-            the chains' means.
+        mcse: Monte Carlo standard error of the mean (ArviZ), at least `between` where the chains disagree.
+        within: from autocorrelation within each chain alone.
+        between: from the scatter of the chains' means; nan for one chain.
+        quantile: how many `mcse` make half of a 95 % interval: Student's where it rests on the few chains' means.
         ess: effective sample size of the bulk (ArviZ).
         rhat: rank-normalised split R-hat (ArviZ).
     """
@@ -27,6 +31,9 @@ class Chains(NamedTuple):
     mean: float
     std: float
     mcse: float
+    within: float
+    between: float
+    quantile: float
     ess: float
     rhat: float
 
@@ -38,17 +45,23 @@ def summarise(values):
     finite = np.all(np.isfinite(values))
     mean, std = (float(values.mean()), float(values.std(ddof=1))) if finite and values.size > 1 else (np.nan, np.nan)
     if not finite or draws < 4:
-        return Chains(mean, std, np.nan, np.nan, np.nan)
+        return Chains(mean, std, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz as az
 
         data = xr.Dataset({"v": (("chain", "draw"), values)})
         ess = float(az.ess(data)["v"])
-        within = float(az.mcse(data, method="mean")["v"])
+        pooled = float(az.mcse(data, method="mean")["v"])
+        each = [float(az.mcse(data.isel(chain=[i]), method="mean")["v"]) for i in range(chains)]
         rhat = float(az.rhat(data)["v"]) if std > 0 else np.nan
-    between = float(values.mean(1).std(ddof=1) / np.sqrt(chains)) if chains > 1 else 0.0
-    return Chains(mean, std, max(within, between), ess, rhat)
+    within = float(np.sqrt(np.mean(np.square(each)) / chains))
+    between = float(values.mean(1).std(ddof=1) / np.sqrt(chains)) if chains > 1 else np.nan
+    scatter = scipy.stats.chi2.ppf(0.95, chains - 1) / (chains - 1) if chains > 1 else np.nan
+    if between**2 > scatter * within**2:  # more than autocorrelation explains, at the 95 % level
+        quantile = float(scipy.stats.t.ppf(0.975, chains - 1))
+        return Chains(mean, std, max(pooled, between), within, between, quantile, ess, rhat)
+    return Chains(mean, std, pooled, within, between, 1.96, ess, rhat)
 
 
 def sensitivities(excess, distance2, gamma):
@@ -68,3 +81,44 @@ def control_variate(excess, stein, expected):
         float(np.mean((excess - excess.mean()) * (deviation - deviation.mean())) / spread) if spread > 0 else 0.0
     )
     return summarise(excess - coefficient * deviation), coefficient
+
+
+class Budget(NamedTuple):
+    """Where λ̂'s error comes from, each part in units of λ̂, and the interval that they make.
+
+    Attributes:
+        within, between: Monte Carlo, as in `Chains`.
+        discretisation: by how much the sampler's step is thought to make λ̂ too large (signed); 0 for HMC.
+        baseline: by how much λ̂ is too small because w0 is not a minimum.
+        dominant: the name of the part that contributes most to the interval.
+        interval: (low, high), meant to hold the exact posterior's λ̂ 95 times in 100.
+    """
+
+    within: float
+    between: float
+    discretisation: float
+    baseline: float
+    dominant: str
+    interval: tuple[float, float]
+
+
+def budget(llc, discretisation, corrected, baseline):
+    """The error budget.
+
+    Arguments:
+        llc: `Chains` of the excess.
+        discretisation: estimated bias of λ̂.
+        corrected: whether the estimate is good enough to be taken off, a quarter of it staying in doubt; else all of it does.
+        baseline: what a descent from w0 gains.
+    """
+    statistical = llc.quantile * llc.mcse
+    half = np.hypot(statistical, abs(discretisation) * (0.25 if corrected else 1.0))
+    centre = llc.mean - (discretisation if corrected else 0.0)
+    parts = {
+        "within" if llc.quantile == 1.96 else "between": statistical,
+        "discretisation": abs(discretisation),
+        "baseline": baseline,
+    }
+    interval = (float(centre - half), float(centre + half + baseline))
+    dominant = max(parts, key=parts.get)
+    return Budget(llc.within, llc.between, float(discretisation), float(baseline), dominant, interval)

@@ -23,14 +23,14 @@ def write_all(directory, tree, summary):
     """
     llc = tree["posterior"]["llc"].values
     work = tree["sample_stats"]["gradient_evaluations"].values.sum(0)
-    _save(directory / "trace.png", _trace, llc, tree["sample_stats"]["distance2"].values, summary)
-    _save(directory / "rank.png", _rank, llc, summary)
-    _save(directory / "running_llc.png", _running, llc, work, summary)
+    save(directory / "trace.png", _trace, llc, tree["sample_stats"]["distance2"].values, summary)
+    save(directory / "rank.png", _rank, llc, summary)
+    save(directory / "running_llc.png", _running, llc, work, summary)
     if "energy" in tree["sample_stats"]:
-        _save(directory / "energy.png", _energy, tree["sample_stats"]["energy"].values, summary)
+        save(directory / "energy.png", _energy, tree["sample_stats"]["energy"].values, summary)
 
 
-def _save(path, draw, *arguments):
+def save(path, draw, *arguments):
     with plt.rc_context({"axes.grid": True, "grid.alpha": 0.25, "axes.spines.top": False, "axes.spines.right": False}):
         figure = draw(*arguments)
         figure.savefig(path, dpi=120)

@@ -19,6 +19,7 @@ class Evidence(NamedTuple):
         w0_norm2: |w0|².
         baseline_gain: λ̂'s error from w0 not being a minimum.
         acceptance: mean acceptance, nan for unadjusted samplers.
+        shortened: whether the step was shortened on purpose, below what the target acceptance asks for.
         divergences: number of draws that broke down.
     """
 
@@ -30,6 +31,7 @@ class Evidence(NamedTuple):
     w0_norm2: float
     baseline_gain: float
     acceptance: float
+    shortened: bool
     divergences: int
 
 
@@ -81,7 +83,7 @@ def _acceptance(e):
         return None
     if e.acceptance < 0.4:
         return (BAD if e.acceptance < 0.1 else WARN), f"acceptance {e.acceptance:.2f}: the step is too large"
-    if e.acceptance > 0.99:
+    if e.acceptance > 0.99 and not e.shortened:
         return WARN, f"acceptance {e.acceptance:.3f}: the step is far too small"
 
 
@@ -116,10 +118,11 @@ def _too_large(e):
 
 
 def _far_away(e):
-    if e.w0_norm2 > 0 and np.all(np.isfinite(e.distance2)) and e.distance2.mean() > e.w0_norm2:
+    if e.w0_norm2 > 0 and np.all(np.isfinite(e.distance2)) and e.distance2.mean() > 4 * e.w0_norm2:
         return (
             WARN,
-            f"|w−w0|² {e.distance2.mean():.3g} exceeds |w0|² {e.w0_norm2:.3g}: the chain has left w0; raise posterior.gamma",
+            f"|w−w0|² {e.distance2.mean():.3g} is more than four times |w0|² {e.w0_norm2:.3g}: the chain has left w0; raise "
+            "posterior.gamma",
         )
 
 

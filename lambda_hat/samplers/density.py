@@ -126,6 +126,11 @@ def shares_trace(density):
     return jnp.sum(density.shares) + (p - k) * density.shares_rest
 
 
+def is_degenerate(density):
+    """Whether the Hessian at w0 vanishes, so that its shares have nothing to say."""
+    return shares_trace(density) < 1e-6 * density.w0.size
+
+
 def shares_form(density, v):
     """vᵀ R v."""
     along = v @ density.shares_vectors

@@ -23,6 +23,11 @@ LENGTHS = (1.0, 0.5, 0.25)
 in the sampler's coordinates carry most of L_n's variance and turn round sooner."""
 
 
+MOST_SHORTENED = 6
+"""Times that a step is halved whose trajectories still diverge: acceptance is an average, and a posterior that is narrow in
+places only (a crossing's arms) would keep the chains out of them."""
+
+
 class Tuning(NamedTuple):
     """Numbers that the kernel runs with.
 
@@ -98,10 +103,20 @@ def warm_up(config, loss, chains, states, first, draws, log):
         states, out = chains.advance(candidate, states, "warmup", first + adapting + i * trial, trial)
         gradients += float(np.sum(out.steps.gradients))
         tried.append((candidate, out))
+    shortened = 0
     if tried:
-        variances = [np.var([getattr(out.records, name) for _, out in tried]) for name in ("excess", "distance2")]
-        tuning = max(tried, key=partial(_efficiency, variances))[0]
-    return loop.Settled(states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()})
+        variances = [np.nanvar([getattr(out.records, name) for _, out in tried]) for name in ("excess", "distance2")]
+        tuning, out = max(tried, key=partial(_efficiency, variances))
+        while np.any(out.steps.diverging) and shortened < MOST_SHORTENED and not config.step_size:
+            shortened += 1
+            tuning = tuning._replace(step_size=tuning.step_size / 2)
+            log(
+                f"HMC: trajectories diverge where the posterior is narrow; step shortened to {float(tuning.step_size):.3g}"
+            )
+            states, out = chains.advance(tuning, states, "warmup", first + draws + shortened * trial, trial)
+            gradients += float(np.sum(out.steps.gradients))
+    chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
+    return loop.Settled(states, tuning, gradients, chosen)
 
 
 def _longest(density):
@@ -145,7 +160,7 @@ def _efficiency(variances, tried):
     candidate, out = tried
     per_draw = []
     for values, variance in zip((out.records.excess, out.records.distance2), variances, strict=True):
-        jumps = np.mean(np.diff(values, axis=1) ** 2)
+        jumps = np.mean(np.diff(np.where(np.isfinite(values), values, np.nan), axis=1) ** 2)
         if not (np.isfinite(jumps) and variance > 0):
             return 0.0
         correlation = np.clip(1 - jumps / (2 * variance), -0.5, 0.999)

@@ -155,12 +155,16 @@ class Loop:
     """
 
     def __init__(self, algorithm, density, config, thin):
-        self.algorithm, self.config, self.thin = algorithm, config, thin
+        self.config, self.thin = config, thin
         self.size = math.ceil(config.draws / CHUNKS)
         self._mesh = parallel.mesh(config.chains)
-        self._chunk = _chunk_program(algorithm, config, is_large(density), self.size, self._mesh)
-        self._init = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))
         self.move(density)
+        self.use(algorithm)
+
+    def use(self, algorithm):
+        """Make transitions with this algorithm from now on; its states are like the former's."""
+        self._chunk = _chunk_program(algorithm, self.config, is_large(self.density), self.size, self._mesh)
+        self._init = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))
 
     def move(self, density):
         """Sample this density from now on."""

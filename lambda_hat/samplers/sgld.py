@@ -10,6 +10,7 @@ g(w) − g(w0) + ∇L_n(w0), both on the same batch: its noise vanishes towards 
 """
 
 import itertools
+import math
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -32,6 +33,9 @@ THIN = 20
 
 RELAXATION = 0.3
 """Step size times transitions of a draw, at least: two draws of L_n are then about a quarter independent."""
+
+
+SMALLEST_BATCH = 32
 
 
 class Tuning(NamedTuple):
@@ -129,7 +133,7 @@ def settle(config, loss, chains, states, draws, log, *, n, batch):
 
 
 def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
-    """Choose the step size from the measured curvature and gradient noise, and with it how many transitions a draw takes.
+    """Choose the step size from the measured curvature and gradient noise, and with it the batch and the length of a draw.
 
     The choice is made at the start, again half way, and at the end.
 
@@ -139,8 +143,13 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
     Returns:
         `loop.Settled`.
     """
+    started = _choose(config, loss, chains.density, _begin(config, loss, chains, states), first, np.inf, n, batch)
+    if draws and (smaller := _cheaper_batch(config, loss, started, batch)) < batch:
+        batch = smaller
+        chains.use(algorithm(config, loss, n, batch))
     ends = sorted({first, first + draws // 2, first + draws})
     settled = _stages(config, loss, chains, states, ends, log, n, batch)
+    settled = settled._replace(gradients=settled.gradients + started.gradients)
     settled = _choose(config, loss, chains.density, settled, ends[-1], np.inf, n, batch)
     step_size = float(settled.tuning.step_size)
     if config.thin is None and chains.density.metric.scales.size:  # the slowest direction relaxes at rate ε/2
@@ -151,14 +160,36 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
     return settled._replace(chosen=chosen)
 
 
-def _stages(config, loss, chains, states, ends, log, n, batch):
-    """The draws of warm-up between these ends, the step chosen before each stage; one that breaks down is repeated with a
-    quarter of the step."""
-    grad0 = jax.jit(partial(losses.value_and_grad, loss))(chains.density.rows, chains.density.w0)[1]
+def _begin(config, loss, chains, states):
+    """Nothing chosen yet but what is typed in."""
+    grad0 = _grad0_program(loss)(chains.density.rows, chains.density.w0)[1]
     tuning = Tuning(
         jnp.asarray(config.step_size or 0.0, jnp.float64), jnp.asarray(config.stabilizer or 0.0, jnp.float64), grad0
     )
-    settled = loop.Settled(states, tuning, 1.0, {})
+    return loop.Settled(states, tuning, 1.0, {})
+
+
+@lru_cache(maxsize=1)
+def _grad0_program(loss):
+    return jax.jit(partial(losses.value_and_grad, loss))
+
+
+def _cheaper_batch(config, loss, chosen, batch):
+    """The batch that suffices where stability holds the step far below what the bias would allow.
+
+    The gradient noise may then be as much larger, and smaller batches make each step cheaper.
+    """
+    if config.batch_size is not None or config.step_size is not None or loss.potential is not None:
+        return batch
+    allowed = 4 * config.bias_target / float(chosen.tuning.step_size) - chosen.chosen["typical_curvature"]
+    noise = chosen.chosen["gradient_noise"]
+    return batch if allowed <= 4 * noise else min(batch, max(SMALLEST_BATCH, math.ceil(batch * noise / allowed)))
+
+
+def _stages(config, loss, chains, states, ends, log, n, batch):
+    """The draws of warm-up between these ends, the step chosen before each stage; one that breaks down is repeated with a
+    quarter of the step."""
+    settled = _begin(config, loss, chains, states)
     for first, last in itertools.pairwise(ends):
         ceiling = np.inf
         while True:
@@ -177,22 +208,31 @@ def _stages(config, loss, chains, states, ends, log, n, batch):
 
 
 def _choose(config, loss, density, settled, number, ceiling, n, batch):
-    """The step size, and the preconditioner's stabilizer, where they are not typed in: a `loop.Settled` with them."""
+    """The step size, and the preconditioner's stabilizer, where they are not typed in: a `loop.Settled` with them.
+
+    `predicted_bias` is the share of λ̂ by which it is too large, to first order in the step (see `_measure`).
+    """
     states, tuning, gradients, measured = settled
     keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
     cost = _gradient_cost(config, loss, n, batch)
     if config.precond != "none" and config.stabilizer is None:
         tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
         gradients += config.chains * PROBES * cost
+    sizes, curvatures, noises = _measuring_program(config, loss, n, batch)(density, tuning, states, keys)
+    largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
+    gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
+    if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
+        typical *= (1 + config.first_moment_decay) / (1 - config.first_moment_decay)
     if config.step_size is None:
-        sizes, curvatures, noises = _measuring_program(config, loss, n, batch)(density, tuning, states, keys)
-        largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
-        gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
-        if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
-            typical *= (1 + config.first_moment_decay) / (1 - config.first_moment_decay)
         step_size = min(4 * config.bias_target / max(typical + noise, 1e-300), 1 / largest, ceiling)
         tuning = tuning._replace(step_size=jnp.asarray(step_size, jnp.float64))
-        measured = {"largest_curvature": largest, "typical_curvature": typical, "gradient_noise": noise}
+    measured = {
+        "predicted_bias": float(tuning.step_size) / 4 * (typical + noise),
+        "predicted_bias_is_a_bound": bool(densities.is_degenerate(density)),
+        "largest_curvature": largest,
+        "typical_curvature": typical,
+        "gradient_noise": noise,
+    }
     return loop.Settled(states, tuning, gradients, measured)
 
 
@@ -245,9 +285,8 @@ def _measure(config, loss, n, batch, density, tuning, states, keys):
 
         curvature, noise = jax.tree.map(jnp.mean, jax.lax.map(probe, jax.random.split(key, PROBES)))
         # where the Hessian at w0 vanishes there are no shares to weigh by: the largest curvature then bounds the bias
-        total = densities.shares_trace(density)
-        degenerate = total < 1e-6 * shift.size
-        total = jnp.where(degenerate, 1, total)
+        degenerate = densities.is_degenerate(density)
+        total = jnp.where(degenerate, 1, densities.shares_trace(density))
         return sizes[-1], jnp.where(degenerate, sizes[-1], jnp.maximum(curvature, 0) / total), noise / total
 
     return jax.lax.map(lambda pair: one(*pair), (states, keys))

@@ -89,7 +89,10 @@ def build(config, log):
         )
     except FloatingPointError as error:
         raise UserError(f"target not built: {error}.") from error
-    truth = truths.of(config.model, config.data, config.training)
+    params = unravel(jnp.asarray(minimum.w0))
+    truth = truths.of(
+        config.model, config.data, config.training, start if config.training.kind == "teacher" else params
+    )
     meta = {
         "target_id": None,
         "created_at": store.now(),
@@ -105,10 +108,15 @@ def build(config, log):
         "metrics": minimum.metrics,
         "truth": None
         if truth is None
-        else {"lambda": float(truth.learning_coefficient), "multiplicity": truth.multiplicity, "source": truth.source},
+        else {
+            "lambda": float(truth.learning_coefficient),
+            "multiplicity": truth.multiplicity,
+            "source": truth.source,
+            "local": truth.local,
+        },
         "hostname": platform.node(),
     }
-    return target._replace(params=unravel(jnp.asarray(minimum.w0)), meta=meta)
+    return target._replace(params=params, meta=meta)
 
 
 def write(directory, target, target_id):

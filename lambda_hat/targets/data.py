@@ -137,7 +137,6 @@ def _teacher(config, model_config, teacher_key):
     """The teacher and its parameters: like the model but for what the data's configuration says."""
     widths = tuple(config.teacher_widths) if config.teacher_widths else models.build(model_config).widths
     activation = config.teacher_activation or getattr(model_config, "activation", "identity")
-    balanced = config.teacher_rank is not None
     teacher = models.network(
         model_config.in_dim,
         widths,
@@ -148,14 +147,14 @@ def _teacher(config, model_config, teacher_key):
         init=model_config.init,
     )
     params = teacher.init(teacher_key)
-    if balanced:
-        layers = balanced_layers(
-            (model_config.in_dim, *widths, model_config.out_dim),
-            config.teacher_rank,
-            config.teacher_singular_value,
-            teacher_key,
-        )
-        for i, weight in enumerate(layers):
+    if config.teacher_rank is not None:
+        weights = [params[f"layer{i}"]["weight"] for i in range(len(widths) + 1)]
+        if config.teacher_balanced:
+            sizes = (model_config.in_dim, *widths, model_config.out_dim)
+            weights = balanced_layers(sizes, config.teacher_rank, config.teacher_singular_value, teacher_key)
+        else:
+            weights = cut_layers(weights, config.teacher_rank, teacher_key)
+        for i, weight in enumerate(weights):
             params[f"layer{i}"]["weight"] = weight
     return teacher, params
 
@@ -171,6 +170,18 @@ def balanced_layers(sizes, rank, singular_value, key):
         for i, size in enumerate(sizes)
     ]
     return [singular_value * left @ right.T for left, right in itertools.pairwise(frames)]
+
+
+def cut_layers(weights, rank, key):
+    """Weights of which one, drawn at random, keeps its `rank` largest singular values only.
+
+    After the random networks of Furman & Lau (arXiv 2402.03698): a point above a map of this rank that is often less
+    degenerate than the deepest one.
+    """
+    which = int(jax.random.randint(jax.random.fold_in(key, 0x637574), (), 0, len(weights)))
+    left, values, right = jnp.linalg.svd(weights[which], full_matrices=False)
+    cut = left[:, :rank] * values[:rank] @ right[:rank]
+    return [cut if i == which else weight for i, weight in enumerate(weights)]
 
 
 def _digits(config, seed):

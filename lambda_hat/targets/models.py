@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lambda_hat.config import MLP, DeepLinear, NormalCrossing, Quadratic
+from lambda_hat.config import MLP, DeepLinear, Monomial, NormalCrossing, Quadratic
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "identity": lambda x: x}
 
@@ -142,8 +142,19 @@ def _normal_crossing(config):
     return _analytic(len(k), lambda w: jnp.prod(w ** (2 * k)))
 
 
+def _monomial(config):
+    powers = np.asarray(config.powers, float)
+    return _analytic(len(powers), lambda w: 0.5 * jnp.sum(jnp.abs(w) ** jnp.asarray(powers, w.dtype)))
+
+
 def _analytic(dim, loss):
     return Model(lambda key: {"w": jnp.zeros(dim, jnp.float64)}, None, lambda params: loss(params["w"]), ())
 
 
-_BUILDERS = {MLP: _mlp, DeepLinear: _deep_linear, Quadratic: _quadratic, NormalCrossing: _normal_crossing}
+_BUILDERS = {
+    MLP: _mlp,
+    DeepLinear: _deep_linear,
+    Quadratic: _quadratic,
+    NormalCrossing: _normal_crossing,
+    Monomial: _monomial,
+}

@@ -6,8 +6,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
-from lambda_hat.config import DeepLinear, FromTeacher, NormalCrossing, Quadratic, TeacherData
+from lambda_hat.config import DeepLinear, FromTeacher, Monomial, NormalCrossing, Quadratic, TeacherData
 from lambda_hat.targets import models
 
 
@@ -15,31 +16,78 @@ class Truth(NamedTuple):
     """λ and its multiplicity m: the Bayes free energy grows as nL + λ log n − (m−1) log log n.
 
     Attributes:
-        learning_coefficient: λ, exact.
-        multiplicity: m.
+        learning_coefficient: λ at w0, exact; where `local` is False it is the global one, which λ at w0 may exceed.
+        multiplicity: m; None where it is not known.
         source: where the formula is from, and what it presupposes.
+        local: whether it is λ at w0.
     """
 
     learning_coefficient: Fraction
-    multiplicity: int
+    multiplicity: int | None
     source: str
+    local: bool = True
 
 
-def of(model, data, training):
-    """The `Truth` for a model, data and training configuration, or None where it is not known.
+def of(model, data, training, params):
+    """The `Truth` at a target's w0, or None where it is not known.
 
-    For a deep linear network it is known at the balanced teacher only, and where the inputs span their space; a trained w0
-    may be less degenerate than the formula's.
+    For networks it is known where w0 is the teacher's own parameters, at the balanced point or at zero, and where the inputs
+    span their space; a trained w0 may be less degenerate than the formula's. Label noise moves the minimum, not the truth.
+
+    Arguments:
+        model, data, training: configurations.
+        params: the parameters at w0, looked at for the ranks of a random teacher's layers only.
     """
     if isinstance(model, Quadratic):
         positive = int(np.count_nonzero(models.curvatures(model)))
         return Truth(Fraction(positive, 2), 1, "regular minimum: half the number of positive curvatures")
     if isinstance(model, NormalCrossing):
         return normal_crossing(model.powers)
-    balanced = isinstance(training, FromTeacher) and isinstance(data, TeacherData) and data.teacher_rank is not None
-    if isinstance(model, DeepLinear) and balanced and data.n_data >= model.in_dim:
-        return deep_linear((model.in_dim, *model.widths, model.out_dim), data.teacher_rank)
+    if isinstance(model, Monomial):
+        return monomial(model.powers)
+    at_teacher = isinstance(training, FromTeacher) and isinstance(data, TeacherData)
+    if not at_teacher or data.teacher_rank is None or data.n_data < model.in_dim:
+        return None
+    if isinstance(model, DeepLinear):
+        sizes = (model.in_dim, *model.widths, model.out_dim)
+        if data.teacher_balanced:
+            return deep_linear(sizes, data.teacher_rank)
+        if len(sizes) == 3:
+            first, second = (np.linalg.matrix_rank(np.asarray(params[f"layer{i}"]["weight"])) for i in (0, 1))
+            return two_layers(sizes, int(first), int(second), data.teacher_rank)
+        found = deep_linear(sizes, data.teacher_rank)
+        return found._replace(source="deep linear network (Aoyagi 2024), global: λ at w0 may exceed it", local=False)
+    one_hidden = (model.in_dim, model.out_dim, len(models.build(model).widths)) == (1, 1, 1)
+    if one_hidden and model.activation == "tanh" and not model.bias and not model.layernorm and data.teacher_rank == 0:
+        return tanh_zero(models.build(model).widths[0])
     return None
+
+
+def finite(model, nbeta, gamma):
+    """λ̂ of the exact posterior of an analytic model at finite (n, β, γ); None where there is no formula."""
+    if isinstance(model, Quadratic):
+        return finite_quadratic(models.curvatures(model), nbeta, gamma)
+    if isinstance(model, NormalCrossing):
+        return finite_product([2 * k for k in model.powers], nbeta, gamma)
+    if isinstance(model, Monomial):
+        return sum(finite_product([power], nbeta / 2, gamma) for power in model.powers)
+    return None
+
+
+# --- λ ----------------------------------------------------------------------------------------------------------------
+
+
+def monomial(powers):
+    """Truth of L = ½ Σ |w_i|^(p_i) at the origin: λ = Σ 1/p_i, m = 1 (each coordinate adds its own)."""
+    total = sum(1 / Fraction(power).limit_denominator(10**6) for power in powers)
+    return Truth(total, 1, "sum of monomials (Watanabe 2009)")
+
+
+def tanh_zero(hidden):
+    """Truth of a 1-H-1 tanh network without biases at the zero function (Aoyagi & Watanabe 2005)."""
+    i = math.isqrt(hidden)
+    source = "tanh network of one input and one output, true function zero (Aoyagi & Watanabe 2005)"
+    return Truth(Fraction(hidden + i * i + i, 4 * i + 2), 2 if i * i == hidden else 1, source)
 
 
 def normal_crossing(powers):
@@ -79,7 +127,45 @@ def deep_linear(sizes, rank):
     )
 
 
+def two_layers(sizes, first, second, rank):
+    """Truth at two layers A, B of ranks a and b with BA of rank r, which may be less degenerate than the balanced point.
+
+    λ = (bq + ap − ab)/2 + λ of the deep linear network of sizes q−a, h−a−b+r, p−b at rank 0, for q inputs, h hidden
+    units and p outputs: the directions that a and b fix are regular, what remains is a smaller network at zero.
+    """
+    (q, h, p), a, b = sizes, first, second
+    rest = deep_linear((q - a, h - a - b + rank, p - b), 0)
+    return Truth(
+        Fraction(b * q + a * p - a * b, 2) + rest.learning_coefficient,
+        rest.multiplicity,
+        f"two linear layers of ranks {a} and {b}, their product of rank {rank}: λ at w0 (the global one is "
+        f"{float(deep_linear(sizes, rank).learning_coefficient):g})",
+    )
+
+
+# --- λ̂ at finite n ----------------------------------------------------------------------------------------------------
+
+
 def finite_quadratic(curvatures, nbeta, gamma):
     """λ̂ of a quadratic minimum at finite (n, β, γ), exactly: ½ Σ ρ_i with ρ_i = nβh_i/(nβh_i + γ)."""
     stiffness = nbeta * np.asarray(curvatures, float)
     return float(0.5 * np.sum(stiffness / (stiffness + gamma)))
+
+
+def finite_product(powers, nbeta, gamma):
+    """λ̂ of L = Π |w_i|^(s_i) at finite (n, β, γ), exactly.
+
+    With a = nβ and w ~ N(0, 1/γ): Z(a) = E[exp(−aL)] = (1/2πi) ∫ Γ(z) a^(−z) E[L^(−z)] dz along Re z = c, 0 < c < 1/max s
+    (Mellin–Barnes), where E|w|^(−sz) = (2/γ)^(−sz/2) Γ((1−sz)/2)/√π; and λ̂ = −d ln Z/d ln a is the mean of z under that
+    integrand. It is analytic and decays exponentially, so the trapezoidal rule is exact to rounding; c is put so near to the
+    pole at 1/max s that nothing cancels.
+    """
+    powers = np.asarray([power for power in powers if power], float)
+    pole = 1 / powers.max()
+    margin = min(pole / 2, 1 / max(np.log(nbeta), 1.0))
+    z = pole - margin + 1j * np.arange(-80, 80, margin / 8)
+    logs = scipy.special.loggamma(z) - z * np.log(nbeta)
+    for power in powers:
+        logs += -0.5 * power * z * np.log(2 / gamma) + scipy.special.loggamma((1 - power * z) / 2)
+    weights = np.exp(logs - logs.real.max())
+    return float(np.sum(z * weights).real / np.sum(weights).real)

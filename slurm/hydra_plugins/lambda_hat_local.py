@@ -10,11 +10,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 class LocalSweeper(BasicSweeper):
     """The Cartesian product of the overrides, handed to the launcher in one piece; writes nothing."""
 
-    def __init__(self):
-        super().__init__(max_batch_size=None, params=None)
+    def __init__(self, params=None):
+        super().__init__(max_batch_size=None, params=params)
 
     def sweep(self, arguments):
-        """Compose nothing here: the launcher does, once for each combination."""
+        """Compose nothing here: the launcher does, once for each combination. The command line goes before `params`."""
+        named = {word.lstrip("+~").split("=")[0] for word in arguments}
+        arguments = [f"{key}={value}" for key, value in (self.params or {}).items() if key not in named] + arguments
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         (combinations,) = self.split_arguments(parser.parse_overrides(arguments), None)
         return self.launcher.launch(combinations, initial_job_idx=0)
