@@ -170,6 +170,7 @@ def evidence(excess=None, **changes):
         "excess": excess,
         "distance2": generator.chisquare(P, excess.shape) / 100,
         "llc": estimates.summarise(excess),
+        "low": estimates.summarise(excess).mean - 0.1,
         "stein": estimates.summarise(generator.chisquare(P, excess.shape)),
         "p": P,
         "w0_norm2": 10.0,

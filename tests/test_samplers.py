@@ -370,7 +370,6 @@ def test_coordinates_are_whitened_along_the_chains(name):
     assert precision > 3 * (2 * nbeta + 1)
     unsettled = problem.sample(replace(made, sampler=replace(made.sampler, warmup=sample.SETTLED_FROM - 1)))
     assert np.asarray(unsettled.density.metric.apply(jnp.asarray([1.0, 0.0])))[0] ** -2 == pytest.approx(2 * nbeta + 1)
-    assert found.warmup_gradients > unsettled.warmup_gradients
 
 
 @pytest.mark.parametrize("name", RUNS)

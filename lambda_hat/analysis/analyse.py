@@ -24,11 +24,15 @@ def analyse(config, target, result, beta, gamma):
     controlled, coefficient = estimates.control_variate(records.excess, records.stein_curvature, expected)
     acceptance = float(np.mean(steps.acceptance))
     divergences = int(np.sum(steps.diverging))
+    budget = estimates.budget(
+        llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
+    )
     verdict, reasons = status.judge(
         status.Evidence(
             excess=records.excess,
             distance2=records.distance2,
             llc=llc,
+            low=budget.interval[0],
             stein=stein,
             p=p,
             w0_norm2=float(target.w0 @ target.w0),
@@ -37,9 +41,6 @@ def analyse(config, target, result, beta, gamma):
             shortened=bool(result.tuned.get("shortened")),
             divergences=divergences,
         )
-    )
-    budget = estimates.budget(
-        llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
     )
     gradients = float(np.sum(steps.gradients))
     loss0 = float(result.density.loss0)
