@@ -21,3 +21,5 @@ if __name__ == "__main__":
         print(f"\nfigures: {root / 'accuracy'}")
     except UserError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # the reader has seen enough
+        sys.exit(0)

@@ -300,6 +300,7 @@ class Runtime:
     devices: int | None = setting("CPU devices that chains are spread over; null = one a core", ge=1, le=1024)
     compilation_cache: str | None = setting("directory that keeps compiled programs between commands; null = none")
     progress: bool = setting("whether a line is logged for each phase of the work")
+    figures: bool = setting("whether a run's figures are drawn")
 
 
 @dataclass(frozen=True)

@@ -191,10 +191,11 @@ def _run(job):
         trace.write(hidden / "trace.nc", tree)
         store.write_config(hidden, _groups(config, "run"))
         clock.lap("write")
-        from lambda_hat.analysis import figures
+        if config.runtime.figures:
+            from lambda_hat.analysis import figures
 
-        (hidden / "diagnostics").mkdir()
-        figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
+            (hidden / "diagnostics").mkdir()
+            figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
         clock.lap("plot")
         summary |= {
             "curvature_fges": curvature.gradients,

@@ -16,6 +16,7 @@ backend.start(
         devices=2,
         compilation_cache=os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}"),
         progress=False,
+        figures=True,
     )
 )
 

@@ -155,17 +155,27 @@ def describe(target):
 
 
 def table(rows):
-    """Every result on a line of its own."""
+    """A line for each result; where there are several sampler seeds, for all seeds together."""
+    key = lambda r: (r.truth, r.target, r.target_id, r.nbeta, r.gamma, r.sampler)
+    groups = [list(group) for _, group in itertools.groupby(sorted(rows, key=key), key)]
+    several = max(map(len, groups)) > 1
+    last = "seeds  held by 95 %  flagged" if several else f"{'95 %':>21}  status"
     lines = [
-        f"{'target':32} {'nβ':>8} {'γ':>6} {'sampler':12} {'λ':>8} {'exact':>9} {'λ̂':>9} {'95 %':>21} {'off by':>8} {'from λ':>8}"
-        "  status"
+        f"{'target':32} {'nβ':>8} {'γ':>6} {'sampler':12} {'λ':>8} {'exact':>9} {'λ̂':>9} {'off by':>8} {'from λ':>8}  {last}"
     ]
-    for r in rows:
+    for group in groups:
+        r = group[0]
+        llc = float(np.mean([one.llc for one in group]))
         exact = "–" if r.finite is None else f"{r.finite:.4f}{' ' if r.exact else '*'}"
-        off = "–" if r.finite is None else f"{100 * r.finite_error:+.2f} %"
+        off = "–" if r.finite is None else f"{100 * (llc / r.finite - 1):+.2f} %"
+        if several:
+            held = _percent(np.mean([one.covered for one in group]), 1) if r.exact else "–"
+            last = f"{len(group):5d} {held:>13} {_percent(np.mean([one.status != 'ok' for one in group]), 1):>8}"
+        else:
+            last = f"{f'[{r.low:.4f}, {r.high:.4f}]':>21}  {r.status}"
         lines.append(
-            f"{r.target:32} {r.nbeta:8.0f} {r.gamma:6g} {r.sampler:12} {r.truth:8.4f} {exact:>9} {r.llc:9.4f} "
-            f"{f'[{r.low:.4f}, {r.high:.4f}]':>21} {off:>8} {100 * r.error:+6.1f} %  {r.status}"
+            f"{r.target:32} {r.nbeta:8.0f} {r.gamma:6g} {r.sampler:12} {r.truth:8.4f} {exact:>9} {llc:9.4f} {off:>8} "
+            f"{100 * (llc / r.truth - 1):+6.1f} %  {last}"
         )
     return "\n".join(
         [*lines, "exact: λ̂ of the exact posterior at this (n, β, γ); with a *: HMC's, where there is no formula"]

@@ -2,7 +2,6 @@
 
 Coordinates are in float64, data and gradients in the sampler's precision."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -95,7 +94,7 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
     return Density(
         rows=rows,
         w0=centre,
-        loss0=jax.jit(partial(losses.value_and_grad, loss))(rows, centre)[0],
+        loss0=losses.evaluate(loss, rows, centre)[0],
         nbeta=jnp.asarray(nbeta, jnp.float64),
         gamma=jnp.asarray(gamma, jnp.float64),
         metric=mass,
@@ -145,6 +144,10 @@ def log_density_and_grad(loss, density, u):
     potential = density.nbeta * (mean - density.loss0) + 0.5 * density.gamma * shift64 @ shift64
     force = density.nbeta.astype(shift.dtype) * grad + density.gamma.astype(shift.dtype) * shift
     return -potential, -density.metric.apply(force).astype(jnp.float64)
+
+
+evaluate = jax.jit(log_density_and_grad, static_argnums=0)
+"""`log_density_and_grad`, compiled once for a loss."""
 
 
 def log_density(loss):

@@ -42,6 +42,7 @@ class Tuning(NamedTuple):
     max_steps: jax.Array
 
 
+@lru_cache(maxsize=4)
 def algorithm(loss):
     """The `loop.Algorithm`."""
     logp = densities.log_density(loss)
@@ -137,7 +138,10 @@ def _start(config, density, share):
 def _adapt(config, loss, chains, states, tuning, first, draws):
     """Dual averaging of the step size over the draws of warm-up from `first` on."""
     if draws:
-        states, tuning, spent = _adaptation_program(loss, config, loop.is_large(chains.density))(
+        program = _adaptation_program(
+            loss, config.chains, config.target_acceptance, bool(config.step_size), loop.is_large(chains.density)
+        )
+        states, tuning, spent = program(
             chains.density,
             tuning,
             states,
@@ -168,18 +172,18 @@ def _efficiency(variances, tried):
     return min(per_draw) / np.mean(out.steps.gradients) * float(candidate.trajectory_length) ** 0.5
 
 
-@lru_cache(maxsize=1)
-def _adaptation_program(loss, config, large):
+@lru_cache(maxsize=4)
+def _adaptation_program(loss, chains, target_acceptance, fixed, large):
     hmc = algorithm(loss)
-    mesh = parallel.mesh(config.chains)
-    start, update, final = dual_averaging_adaptation(config.target_acceptance)
+    mesh = parallel.mesh(chains)
+    start, update, final = dual_averaging_adaptation(target_acceptance)
 
     def adapt(density, tuning, states, numbers, key, jitter, first, last, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
         def draw(t, carry):
             states, averaging, gradients = carry
-            now = tuning._replace(step_size=tuning.step_size if config.step_size else jnp.exp(averaging.log_step_size))
+            now = tuning._replace(step_size=tuning.step_size if fixed else jnp.exp(averaging.log_step_size))
             shared = jax.random.fold_in(jitter, t)
 
             def one(state, chain_key):
@@ -191,7 +195,7 @@ def _adaptation_program(loss, config, large):
 
         carry = states, start(tuning.step_size), jnp.zeros(numbers.shape, jnp.float64)
         states, averaging, gradients = jax.lax.fori_loop(first, last, draw, carry)
-        if not config.step_size:
+        if not fixed:
             tuning = tuning._replace(step_size=final(averaging))
         return states, tuning, gradients
 

@@ -9,7 +9,7 @@ name, the chain and the draw: adding a chain, a draw or a chunk never changes an
 import math
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -163,8 +163,8 @@ class Loop:
 
     def use(self, algorithm):
         """Make transitions with this algorithm from now on; its states are like the former's."""
-        self._chunk = _chunk_program(algorithm, self.config, is_large(self.density), self.size, self._mesh)
-        self._init = jax.jit(jax.vmap(algorithm.init, in_axes=(None, 0, 0)))
+        self._chunk = _chunk_program(algorithm, self.config.save_params, is_large(self.density), self.size, self._mesh)
+        self._algorithm = algorithm
 
     def move(self, density):
         """Sample this density from now on."""
@@ -174,14 +174,12 @@ class Loop:
         """States of all chains at these positions u `[chains, p]`."""
         fold = partial(jax.random.fold_in, stream(self.config.seed, "momentum"))
         keys = jax.vmap(fold)(jnp.arange(self.config.chains))
-        states = self._init(self.density, *parallel.place((positions, keys), self._mesh, True))
+        states = _states(self._algorithm, self.density, *parallel.place((positions, keys), self._mesh, True))
         return parallel.place(states, self._mesh, True)
 
     def positions(self, states):
         """w − w0 of all chains `[chains, p]`, in NumPy, float64."""
-        metric = self.density.metric
-        apply = jax.jit(jax.vmap(lambda metric, u: metric.apply(u.astype(metric.rest.dtype)), (None, 0)))
-        return np.asarray(apply(metric, states.position), float)
+        return np.asarray(_shifts(self.density.metric, states.position), float)
 
     def advance(self, tuning, states, stream_name, first, count, done=lambda chunk: None):
         """The draws numbered `first` to `first + count − 1` of a random stream.
@@ -228,7 +226,18 @@ class Loop:
         return draws._replace(seconds=np.asarray(seconds)), states
 
 
-def _chunk_program(algorithm, config, large, size, mesh):
+@partial(jax.jit, static_argnums=0)
+def _states(algorithm, density, positions, keys):
+    return jax.vmap(algorithm.init, in_axes=(None, 0, 0))(density, positions, keys)
+
+
+@jax.jit
+def _shifts(metric, positions):
+    return jax.vmap(lambda u: metric.apply(u.astype(metric.rest.dtype)))(positions)
+
+
+@lru_cache(maxsize=8)
+def _chunk_program(algorithm, save_params, large, size, mesh):
     def chunk(density, tuning, states, numbers, key, jitter, first, count, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
@@ -240,7 +249,7 @@ def _chunk_program(algorithm, config, large, size, mesh):
                 state, step = transitions(algorithm, density, tuning, state, own, shared, thin)
                 u, logp, grad = algorithm.view(density, state)
                 step = step._replace(gradients=step.gradients + algorithm.view_cost)
-                params = density.metric.apply(u.astype(density.w0.dtype)) if config.save_params else jnp.zeros(())
+                params = density.metric.apply(u.astype(density.w0.dtype)) if save_params else jnp.zeros(())
                 return state, (densities.record(density, u, logp, grad), step, params)
 
             return over_chains(one, large)(states, chain_keys)

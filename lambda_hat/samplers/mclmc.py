@@ -5,7 +5,7 @@ word. What it returns is believed only if a trial at the pooled setting keeps th
 """
 
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import blackjax
@@ -45,6 +45,7 @@ class Tuning(NamedTuple):
     decoherence_length: jax.Array
 
 
+@lru_cache(maxsize=4)
 def algorithm(loss):
     """The `loop.Algorithm`."""
     logp = densities.log_density(loss)
@@ -138,33 +139,7 @@ def _trials(config, chains, states, tuning, stream, first, draws, log):
 
 def _tune(config, loss, density, states, tuning, steps):
     """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
-    mesh = parallel.mesh(config.chains)
-    logp = densities.log_density(loss)
-    kernel = blackjax.mcmc.mclmc.build_kernel()
-    p = density.w0.size
-
-    def one(density, tuning, state, key):
-        start = MCLMCAdaptationState(tuning.decoherence_length, tuning.step_size, jnp.ones(p))
-        state, found, _ = mclmc_find_L_and_step_size(
-            kernel,
-            steps,
-            state,
-            key,
-            lambda u: logp(density, u),
-            frac_tune1=0.4,
-            frac_tune2=0.4,
-            frac_tune3=0.0,
-            desired_energy_var=config.energy_variance,
-            diagonal_preconditioning=False,
-            params=start,
-        )
-        return state, found.step_size, found.L
-
-    def all_chains(density, tuning, states, numbers, key):
-        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
-        return loop.over_chains(partial(one, density, tuning), loop.is_large(density))(states, keys)
-
-    program = jax.jit(parallel.shard(all_chains, mesh, (False, False, True, True, False), (True, True, True)))
+    program = _tuning_program(loss, config.chains, config.energy_variance, steps, loop.is_large(density))
     numbers = jnp.arange(config.chains)
     settled, step_sizes, lengths = program(density, tuning, states, numbers, loop.stream(config.seed, "tune"))
     good = jnp.isfinite(step_sizes) & (step_sizes > 0) & jnp.isfinite(lengths) & (lengths > 0)
@@ -179,3 +154,34 @@ def _tune(config, loss, density, states, tuning, steps):
     length = jnp.mean(lengths, where=good)
     step_size = jnp.minimum(jnp.exp(jnp.mean(jnp.log(step_sizes), where=good)), LONGEST_STEP * length)
     return Tuning(step_size, length), jax.tree.map(restore, settled, states), spent
+
+
+@lru_cache(maxsize=4)
+def _tuning_program(loss, chains, energy_variance, steps, large):
+    logp = densities.log_density(loss)
+    kernel = blackjax.mcmc.mclmc.build_kernel()
+
+    def one(density, tuning, state, key):
+        p = density.w0.size
+        start = MCLMCAdaptationState(tuning.decoherence_length, tuning.step_size, jnp.ones(p))
+        state, found, _ = mclmc_find_L_and_step_size(
+            kernel,
+            steps,
+            state,
+            key,
+            lambda u: logp(density, u),
+            frac_tune1=0.4,
+            frac_tune2=0.4,
+            frac_tune3=0.0,
+            desired_energy_var=energy_variance,
+            diagonal_preconditioning=False,
+            params=start,
+        )
+        return state, found.step_size, found.L
+
+    def all_chains(density, tuning, states, numbers, key):
+        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
+        return loop.over_chains(partial(one, density, tuning), large)(states, keys)
+
+    split = (False, False, True, True, False)
+    return jax.jit(parallel.shard(all_chains, parallel.mesh(chains), split, (True, True, True)))

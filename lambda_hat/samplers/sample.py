@@ -77,13 +77,19 @@ def choose_metric(sampler, loss, whitened):
     shape = (LAPLACE_DRAWS, whitened.metric.scales.size)
     z = jax.random.normal(loop.stream(sampler.seed, "metric"), shape, whitened.w0.dtype)
 
-    def potential(density, z):
-        u = densities.unapply(density.metric, density.metric.vectors @ (density.metric.scales * z))
-        return -densities.log_density_and_grad(loss, density, u)[0] / (0.5 * z @ z)
-
-    potentials = jax.jit(lambda density, z: jax.lax.map(partial(potential, density), z))(whitened, z)
-    ratio = float(np.median(potentials))
+    ratio = float(np.median(_laplace_potentials(loss, whitened, z)))
     return "curvature" if ratio < LAPLACE_TOLERATED else "identity", ratio, LAPLACE_DRAWS
+
+
+@partial(jax.jit, static_argnums=0)
+def _laplace_potentials(loss, whitened, z):
+    """Potentials of Laplace draws in the kept directions, `[draws]`, over the ones expected of them."""
+
+    def potential(z):
+        u = densities.unapply(whitened.metric, whitened.metric.vectors @ (whitened.metric.scales * z))
+        return -densities.log_density_and_grad(loss, whitened, u)[0] / (0.5 * z @ z)
+
+    return jax.lax.map(potential, z)
 
 
 def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
@@ -130,7 +136,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     )
     finished = time.perf_counter()
 
-    grad = jax.jit(partial(densities.log_density_and_grad, loss))(whitened, np.zeros(len(w0)))[1]
+    grad = densities.evaluate(loss, whitened, np.zeros(len(w0)))[1]
     return Result(
         draws=draws,
         warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,

@@ -74,6 +74,16 @@ def batch_size(config, n, nbeta):
 
 def algorithm(config, loss, n, batch):
     """The `loop.Algorithm` for a data set of n pairs and this batch size."""
+    return _algorithm(_kernel_settings(config), loss, n, batch)
+
+
+def _kernel_settings(config):
+    """The configuration with all that compiled programs do not depend on taken out."""
+    return replace(config, draws=1, warmup=0, thin=1, seed=0, step_size=None, bias_target=0.5, stabilizer=None)
+
+
+@lru_cache(maxsize=4)
+def _algorithm(config, loss, n, batch):
     cost = _gradient_cost(config, loss, n, batch)
 
     def init(density, u, key):
@@ -162,16 +172,11 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
 
 def _begin(config, loss, chains, states):
     """Nothing chosen yet but what is typed in."""
-    grad0 = _grad0_program(loss)(chains.density.rows, chains.density.w0)[1]
+    grad0 = losses.evaluate(loss, chains.density.rows, chains.density.w0)[1]
     tuning = Tuning(
         jnp.asarray(config.step_size or 0.0, jnp.float64), jnp.asarray(config.stabilizer or 0.0, jnp.float64), grad0
     )
     return loop.Settled(states, tuning, 1.0, {})
-
-
-@lru_cache(maxsize=1)
-def _grad0_program(loss):
-    return jax.jit(partial(losses.value_and_grad, loss))
 
 
 def _cheaper_batch(config, loss, chosen, batch):
@@ -218,7 +223,9 @@ def _choose(config, loss, density, settled, number, ceiling, n, batch):
     if config.precond != "none" and config.stabilizer is None:
         tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
         gradients += config.chains * PROBES * cost
-    sizes, curvatures, noises = _measuring_program(config, loss, n, batch)(density, tuning, states, keys)
+    sizes, curvatures, noises = _measuring_program(_kernel_settings(config), loss, n, batch)(
+        density, tuning, states, keys
+    )
     largest, typical, noise = float(jnp.max(sizes)), float(jnp.mean(curvatures)), float(jnp.mean(noises))
     gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost))
     if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
@@ -236,7 +243,7 @@ def _choose(config, loss, density, settled, number, ceiling, n, batch):
     return loop.Settled(states, tuning, gradients, measured)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _measuring_program(config, loss, n, batch):
     return jax.jit(partial(_measure, config, loss, n, batch))
 

@@ -18,6 +18,11 @@ from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import data as datasets
 from lambda_hat.targets import losses, models, training, truths
 
+MOST_LOSSES = 16
+"""Losses that are kept with what was compiled for them, in one process."""
+
+_LOSSES = {}
+
 
 class Target(NamedTuple):
     """A trained network, or an analytic model, with its data.
@@ -52,15 +57,25 @@ class Target(NamedTuple):
         return losses.to_rows(self.x, self.y, self.widest, dtype, len(jax.local_devices()))
 
     def loss(self, posterior):
-        """The loss that a posterior configuration names."""
-        return losses.build(
-            self.model,
-            self.params,
-            self.y,
-            loss=posterior.loss,
-            noise_scale=self.noise_scale,
-            student_t_df=posterior.student_t_df,
-        )
+        """The loss that a posterior configuration names: the same one for all targets that differ in numbers only.
+
+        So that what was compiled for one serves the others.
+        """
+        classes = bool(np.issubdtype(self.y.dtype, np.integer))
+        key = (repr(self.meta["model_cfg"]), classes, posterior.loss, self.noise_scale, posterior.student_t_df)
+        if key not in _LOSSES:
+            if len(_LOSSES) == MOST_LOSSES:
+                _LOSSES.clear()
+                jax.clear_caches()
+            _LOSSES[key] = losses.build(
+                self.model,
+                self.params,
+                self.y,
+                loss=posterior.loss,
+                noise_scale=self.noise_scale,
+                student_t_df=posterior.student_t_df,
+            )
+        return _LOSSES[key]
 
 
 def build(config, log):

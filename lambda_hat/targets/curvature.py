@@ -7,7 +7,7 @@ curvature is 26 at w0 and 660-890 at draws, in directions that the chains share;
 it is 60-80 at others.
 """
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -101,11 +101,18 @@ def _products(loss, rows, w):
 def _mean_products(loss, rows, points):
     """As `_products`, of the mean Hessian over points `[m, p]`, spread over the devices by points."""
     count = len(points)
-    mesh = parallel.mesh(count)
     if loss.potential is not None:
-        parts, share = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), rows), 1 / count
+        parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), rows)
     else:
-        parts, share = losses.deal(rows, count), 1.0
+        parts = losses.deal(rows, count)
+    program = _mean_program(loss, count)
+    points = jnp.asarray(points, rows.weight.dtype)
+    return lambda vectors: program(parts, points, vectors)
+
+
+@lru_cache(maxsize=4)
+def _mean_program(loss, count):
+    share = 1.0 if loss.potential is None else 1 / count
 
     def part(parts, points, vectors):
         def add(total, pair):
@@ -114,6 +121,4 @@ def _mean_products(loss, rows, points):
 
         return jax.lax.psum(jax.lax.scan(add, jnp.zeros_like(vectors), (parts, points))[0], parallel.AXIS)
 
-    function = jax.jit(parallel.shard(part, mesh, (True, True, False), False))
-    points = jnp.asarray(points, rows.weight.dtype)
-    return lambda vectors: function(parts, points, vectors)
+    return jax.jit(parallel.shard(part, parallel.mesh(count), (True, True, False), False))

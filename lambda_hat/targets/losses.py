@@ -164,6 +164,10 @@ def value_and_grad(loss, rows, w):
     return jax.lax.scan(add, zero, rows)[0]
 
 
+evaluate = jax.jit(value_and_grad, static_argnums=0)
+"""`value_and_grad`, compiled once for a loss."""
+
+
 def hessian_product(loss, rows, w, v):
     """∇²L_n(w) v `[p]`, forward over reverse, in w's precision."""
     if loss.potential is not None:
