@@ -176,6 +176,7 @@ def evidence(excess=None, **changes):
         "w0_norm2": 10.0,
         "baseline_gain": 1e-3,
         "acceptance": 0.8,
+        "warmup": 300,
         "shortened": False,
         "divergences": 0,
         "sampler": "hmc",
@@ -254,6 +255,7 @@ def test_planted_draws_are_noticed(change, verdict, reason):
 @pytest.mark.parametrize(
     ("change", "verdict", "reason"),
     [
+        ({"warmup": 0}, "warn", "warm-up 0"),
         ({"acceptance": 0.3}, "warn", "acceptance 0.30"),
         ({"acceptance": 0.05}, "bad", "acceptance 0.05"),
         ({"acceptance": 0.999}, "warn", "far too small"),

@@ -38,6 +38,7 @@ def analyse(config, target, result, beta, gamma):
             w0_norm2=float(target.w0 @ target.w0),
             baseline_gain=result.baseline_gain,
             acceptance=acceptance,
+            warmup=config.sampler.warmup,
             shortened=bool(result.tuned.get("shortened")),
             divergences=divergences,
         )

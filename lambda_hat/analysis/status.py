@@ -20,6 +20,7 @@ class Evidence(NamedTuple):
         w0_norm2: |w0|².
         baseline_gain: λ̂'s error from w0 not being a minimum.
         acceptance: mean acceptance, nan for unadjusted samplers.
+        warmup: draws of warm-up.
         shortened: whether the step was shortened on purpose, below what the target acceptance asks for.
         divergences: number of draws that broke down.
     """
@@ -33,6 +34,7 @@ class Evidence(NamedTuple):
     w0_norm2: float
     baseline_gain: float
     acceptance: float
+    warmup: int
     shortened: bool
     divergences: int
 
@@ -66,6 +68,11 @@ def _frozen(e):
 def _too_few(e):
     if e.excess.shape[1] < 4:
         return BAD, f"{e.excess.shape[1]} draws a chain are too few for any diagnostic"
+
+
+def _no_warmup(e):
+    if e.warmup == 0:
+        return WARN, "warm-up 0: nothing was adapted, and the first draws remember where the chains started"
 
 
 def _disagreement(e):
@@ -152,6 +159,7 @@ _CHECKS = (
     _not_finite,
     _too_few,
     _frozen,
+    _no_warmup,
     _too_large,
     _below_minimum,
     _disagreement,

@@ -1,0 +1,141 @@
+"""What the status says of runs that were spoilt on purpose, and of the same runs unspoilt."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+
+from lambda_hat.analysis import analyse
+from lambda_hat.samplers import loop, mclmc, sample
+from lambda_hat.targets import artifact, curvature
+
+TRAINED = ("training.steps=3000",)
+UNTRAINED = ("training.steps=0", "training.polish_steps=0")
+
+
+@cache
+def target(*options):
+    """A 433-parameter tanh network, and its curvature."""
+    made = problems.config(*options)
+    built = artifact.build(made, problems.silent)
+    built.meta["target_id"] = "tgt_planted"
+    loss = built.loss(made.posterior)
+    return built, curvature.at(loss, built.rows(np.float64), built.w0, seed=0)
+
+
+def judged(*options, of=TRAINED):
+    """The contents of analysis.json of a run."""
+    made = problems.config(*of, *options)
+    built, curved = target(*of)
+    n = built.meta["dims"]["n"]
+    result = sample.sample(
+        made.sampler,
+        made.posterior,
+        built.loss(made.posterior),
+        built.rows(made.sampler.dtype),
+        built.w0,
+        n,
+        curved,
+        problems.silent,
+    )
+    beta, gamma = sample.inverse_temperature(made.posterior, n), sample.localization(made.posterior, len(built.w0))
+    return analyse.analyse(made, built, result, beta, gamma)
+
+
+@pytest.mark.parametrize("sampler", ["hmc", "mclmc", "sgld"])
+def test_an_unspoilt_run_is_ok(sampler):
+    found = judged(f"sampler={sampler}")
+    assert (found["status"], found["status_reasons"]) == ("ok", [])
+
+
+LET_GO = ("posterior.gamma=0.01", "sampler.draws=300", "sampler.warmup=100")
+
+SPOILT = {
+    "hmc, step 10 times too large": (("sampler=hmc", "sampler.step_size=2.5"), "acceptance"),
+    "hmc, step 10 times too small": (
+        ("sampler=hmc", "sampler.step_size=0.025", "sampler.draws=200", "sampler.warmup=20"),
+        "far too small",
+    ),
+    "mclmc, step 10 times too large": (("sampler=mclmc", "sampler.step_size=60"), ""),
+    "mclmc, step 10 times too small": (("sampler=mclmc", "sampler.step_size=0.3", "sampler.thin=1"), "ESS"),
+    "sgld, step 10 times too large": (("sampler=sgld", "sampler.step_size=0.33"), "not finite"),
+    "sgld, step 10 times too small": (("sampler=sgld", "sampler.step_size=0.0033", "sampler.thin=20"), "ESS"),
+    "hmc, a localization that lets go": (("sampler=hmc", *LET_GO, "sampler.max_leapfrog_steps=30"), ""),
+    "mclmc, a localization that lets go": (("sampler=mclmc", *LET_GO), ""),
+    "sgld, a localization that lets go": (("sampler=sgld", *LET_GO), ""),
+    "20 draws": (("sampler=hmc", "sampler.draws=20"), "ESS"),
+    "no warm-up": (("sampler=hmc", "sampler.warmup=0"), "warm-up 0"),
+    "no warm-up, sgld": (("sampler=sgld", "sampler.warmup=0"), "warm-up 0"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_run_is_not_ok(name):
+    options, reason = SPOILT[name]
+    found = judged(*options)
+    assert found["status"] in ("warn", "bad"), (found["llc_mean"], found["llc_mcse"])
+    assert any(reason in line for line in found["status_reasons"]), found["status_reasons"]
+
+
+@pytest.mark.parametrize("sampler", ["hmc", "mclmc", "sgld"])
+def test_an_untrained_network_is_bad(sampler):
+    found = judged(f"sampler={sampler}", "sampler.draws=200", of=UNTRAINED)
+    assert found["status"] == "bad"
+    assert any("minimum" in line for line in found["status_reasons"]), found["status_reasons"]
+
+
+def test_a_chain_that_stays_elsewhere_is_noticed(monkeypatch):
+    """The first chain starts ten Laplace widths out and takes steps that are too short to come back."""
+    started = loop.starts
+
+    def away(*arguments):
+        return started(*arguments) * jnp.asarray([30.0, 1, 1, 1])[:, None]
+
+    monkeypatch.setattr(loop, "starts", away)
+    found = judged("sampler=hmc", "sampler.warmup=0", "sampler.step_size=0.002", "sampler.trajectory_length=0.01")
+    assert found["status"] == "bad"
+    assert any("R-hat" in line for line in found["status_reasons"]), found["status_reasons"]
+
+
+def test_a_dead_tuner_is_noticed(monkeypatch):
+    """A step that leaves the chains where they are."""
+
+    def dead(config, loss, density, states, tuning, steps):
+        return mclmc.Tuning(jnp.asarray(1e-12), jnp.asarray(1.0)), states, 0.0
+
+    monkeypatch.setattr(mclmc, "_tune", dead)
+    found = judged("sampler=mclmc", "sampler.draws=200")
+    assert found["status"] == "bad"
+
+
+def test_nan_in_the_middle_is_bad(monkeypatch):
+    """Positions of one chain are lost half way."""
+    run = loop.Loop.run
+
+    def broken(self, *arguments):
+        draws, states = run(self, *arguments)
+        excess = draws.records.excess.copy()
+        excess[1, 500:] = np.nan
+        return draws._replace(records=draws.records._replace(excess=excess)), states
+
+    monkeypatch.setattr(loop.Loop, "run", broken)
+    found = judged("sampler=hmc")
+    assert found["status"] == "bad"
+    assert np.isnan(found["llc_mean"])
+
+
+def test_the_judge_is_blind_to_the_truth():
+    """Nothing between a configuration and its status reads a truth: the same draws with another truth are judged alike."""
+    built, _ = target(*TRAINED)
+    assert "truth" not in jax.tree_util.tree_structure(built._replace(meta={})).__str__()
+    plain = judged("sampler=hmc", "sampler.draws=100")
+    built.meta["truth"] = {"lambda": 1.0, "multiplicity": 1, "source": "made up"}
+    try:
+        told = judged("sampler=hmc", "sampler.draws=100")
+    finally:
+        built.meta["truth"] = None
+    assert told["truth"]["relative_error"] == plain["llc_mean"] - 1
+    assert told | {"truth": None} == plain | {"truth": None}
