@@ -388,3 +388,36 @@ def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
     result = problem.sample(made, lambda line, frequent=False: said.append(line))
     assert any("broke down" in line for line in said)
     assert np.all(np.isfinite(result.draws.records.excess))
+
+
+def test_sgld_takes_smaller_batches_where_stability_holds_its_step():
+    """One direction a hundred times stiffer than the metric knows: the bias would allow a far larger step, hence more noise."""
+    problem, made, _ = regression(
+        "sampler=sgld", "sampler.draws=20", "sampler.warmup=30", WHITE, "sampler.control_variate=false"
+    )
+    nbeta = 300 / np.log(300)
+    found = problem.sample(made).tuned
+    assert found["batch_size"] == sgld.batch_size(made.sampler, 300, nbeta) == 53
+    stiff = sgld.Tuning(jnp.asarray(1e-3), jnp.asarray(0.0), None)
+    measured = {"typical_curvature": 2.0, "gradient_noise": 3.0}
+    chosen = loop.Settled(None, stiff, 0.0, measured)
+    # allowed noise 4·0.02/0.001 − 2 = 78, 26 times what a batch of 2000 has
+    assert sgld._cheaper_batch(made.sampler, problem.loss, chosen, 2000) == 77
+    assert sgld._cheaper_batch(replace(made.sampler, batch_size=50), problem.loss, chosen, 50) == 50
+    no_noise = loop.Settled(None, stiff, 0.0, measured | {"gradient_noise": 0.0})
+    assert sgld._cheaper_batch(made.sampler, problem.loss, no_noise, 300) == sgld.SMALLEST_BATCH
+
+
+def test_the_algorithm_of_a_loop_may_be_changed():
+    """With another batch size half way, as SGLD's warm-up does: the same states go on, at the other cost."""
+    problem, made, _ = regression("sampler=sgld", "sampler.draws=20", "sampler.thin=2")
+    density = density_of(problem, made, "curvature")
+    chains = loop.Loop(sgld.algorithm(made.sampler, problem.loss, 300, 60), density, made.sampler, 2)
+    states = chains.states(loop.starts(density, density.metric, 4, 0))
+    tuning = sgld.Tuning(jnp.asarray(0.01), jnp.asarray(0.0), jnp.zeros(6, jnp.float32))
+    states, before = chains.advance(tuning, states, "warmup", 0, 5)
+    chains.use(sgld.algorithm(made.sampler, problem.loss, 300, 30))
+    states, after = chains.advance(tuning, states, "warmup", 5, 5)
+    np.testing.assert_allclose(before.steps.gradients, 2 * 0.4 + 1)
+    np.testing.assert_allclose(after.steps.gradients, 2 * 0.2 + 1)
+    assert np.all(np.asarray(states.count) == 20)
