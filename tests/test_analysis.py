@@ -170,6 +170,7 @@ def evidence(excess=None, **changes):
         "excess": excess,
         "distance2": generator.chisquare(P, excess.shape) / 100,
         "llc": estimates.summarise(excess),
+        "predicted_bias": 0.0,
         "low": estimates.summarise(excess).mean - 0.1,
         "stein": estimates.summarise(generator.chisquare(P, excess.shape)),
         "p": P,
@@ -193,6 +194,8 @@ def test_a_clean_run_is_ok():
     assert status.judge(evidence()) == ("ok", [])
     assert status.judge(evidence(acceptance=np.nan)) == ("ok", [])
     assert status.judge(evidence(acceptance=0.995, shortened=True)) == ("ok", [])
+    warm = estimates.summarise(np.random.default_rng(3).chisquare(P, (4, 1000)) * 1.06)
+    assert status.judge(evidence(stein=warm, predicted_bias=0.05)) == ("ok", [])
 
 
 def planted(change):
@@ -264,6 +267,14 @@ def test_planted_draws_are_noticed(change, verdict, reason):
         ({"w0_norm2": 0.01}, "warn", "has left w0"),
         ({"baseline_gain": 0.1}, "warn", "w0 is not a minimum"),
         ({"baseline_gain": 2.0}, "bad", "w0 is not a minimum"),
+        (
+            {
+                "stein": estimates.summarise(np.random.default_rng(3).chisquare(P, (4, 1000)) * 1.06),
+                "predicted_bias": 0.01,
+            },
+            "warn",
+            "Stein identity off by +",
+        ),
         (
             {"stein": estimates.summarise(np.random.default_rng(3).chisquare(P, (4, 1000)) * 0.9)},
             "warn",

@@ -33,6 +33,7 @@ def analyse(config, target, result, beta, gamma):
             distance2=records.distance2,
             llc=llc,
             low=budget.interval[0],
+            predicted_bias=result.tuned.get("predicted_bias", 0.0),
             stein=stein,
             p=p,
             w0_norm2=float(target.w0 @ target.w0),
