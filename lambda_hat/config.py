@@ -223,8 +223,9 @@ class Sampling:
     )
     seed: int = setting("seed of the sampler's random streams", ge=0, lt=2**63)
     metric: str | None = setting(
-        "coordinates in which the chain moves: whitened by the curvature nβH + γ at w0, or the plain ones; null = "
-        "curvature where a trial finds the posterior near to quadratic and sgld has no diagonal preconditioner",
+        "coordinates in which the chain moves: whitened by the curvature nβH + γ, at w0 and then along the settled chains, "
+        "or the plain ones; null = curvature where a trial finds the posterior near to quadratic and sgld has no diagonal "
+        "preconditioner",
         choices=("curvature", "identity"),
     )
     save_params: bool = setting("whether trace.nc holds the parameters of every draw (chains × draws × p numbers)")
