@@ -65,7 +65,7 @@ def test_the_interval_covers(rho):
     """Of 500 experiments 95 % hold the mean, within 4 standard errors of that share."""
     held = 0
     for seed in range(500):
-        low, high = estimates.budget(estimates.summarise(autoregressive(rho, 4, 500, seed)), 0.0, True, 0.0).interval
+        low, high = estimates.budget(estimates.summarise(autoregressive(rho, 4, 500, seed)), 0.0, 0.0, 0.0).interval
         held += low < 3 < high
     assert held / 500 == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 500))
 
@@ -73,18 +73,18 @@ def test_the_interval_covers(rho):
 def test_budget():
     """A corrected bias moves the interval, one that is not widens it, a baseline lifts its upper end."""
     llc = estimates.Chains(10.0, 1.0, 0.1, 0.1, 0.05, 1.96, 500.0, 1.0)
-    plain = estimates.budget(llc, 0.0, True, 0.0)
+    plain = estimates.budget(llc, 0.0, 0.0, 0.0)
     assert plain.interval == pytest.approx((9.804, 10.196))
     assert plain.dominant == "within"
-    corrected = estimates.budget(llc, 0.4, True, 0.0)
+    corrected = estimates.budget(llc, 0.4, 0.25, 0.0)
     half = np.hypot(0.196, 0.1)
     assert corrected.interval == pytest.approx((9.6 - half, 9.6 + half))
     assert corrected.dominant == "discretisation"
-    widened = estimates.budget(llc, -0.4, False, 0.5)
+    widened = estimates.budget(llc, -0.4, None, 0.5)
     half = np.hypot(0.196, 0.4)
     assert widened.interval == pytest.approx((10 - half, 10.5 + half))
     assert widened.dominant == "baseline"
-    apart = estimates.budget(llc._replace(mcse=0.3, between=0.3, quantile=3.18), 0.0, True, 0.0)
+    apart = estimates.budget(llc._replace(mcse=0.3, between=0.3, quantile=3.18), 0.0, 0.0, 0.0)
     assert apart.dominant == "between"
 
 

@@ -102,18 +102,19 @@ class Budget(NamedTuple):
     interval: tuple[float, float]
 
 
-def budget(llc, discretisation, corrected, baseline):
+def budget(llc, discretisation, doubt, baseline):
     """The error budget.
 
     Arguments:
         llc: `Chains` of the excess.
         discretisation: estimated bias of λ̂.
-        corrected: whether the estimate is good enough to be taken off, a quarter of it staying in doubt; else all of it does.
+        doubt: share of that estimate which may be wrong: it is taken off, and this much widens the interval; None where all
+            that is known is its size, which then widens the interval and is not taken off.
         baseline: what a descent from w0 gains.
     """
     statistical = llc.quantile * llc.mcse
-    half = np.hypot(statistical, abs(discretisation) * (0.25 if corrected else 1.0))
-    centre = llc.mean - (discretisation if corrected else 0.0)
+    half = np.hypot(statistical, abs(discretisation) * (1.0 if doubt is None else doubt))
+    centre = llc.mean - (0.0 if doubt is None else discretisation)
     parts = {
         "within" if llc.quantile == 1.96 else "between": statistical,
         "discretisation": abs(discretisation),
