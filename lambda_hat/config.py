@@ -271,8 +271,8 @@ class SGLD(Sampling):
     first_moment_decay: float = setting("adam: b1", ge=0, lt=1)
     second_moment_decay: float = setting("rmsprop, adam: b2", ge=0, lt=1)
     stabilizer: float | None = setting(
-        "rmsprop, adam: the a of 1/(√v̂ + a), in units of the mean loss gradient; null = the root mean square of √v̂ "
-        "over parameters after warm-up at w0",
+        "rmsprop, adam: the a of 1/(√v̂ + a), in units of the mean loss gradient; null = 4 times the root mean "
+        "square of the loss gradient over parameters, chains and batches",
         gt=0,
         le=1e6,
     )

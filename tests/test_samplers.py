@@ -72,7 +72,7 @@ GRID = {
     "sgld control variate": (regression, SGLD, 0.04),
     "sgld flat direction": (FLAT, SGLD, 0.04),
     "sgld crossing": (CROSS, SGLD, 0.04),
-    "sgld rmsprop": (quadratic, (*SGLD, "sampler.precond=rmsprop"), 0.15),
+    "sgld rmsprop": (quadratic, (*SGLD, "sampler.precond=rmsprop"), 0.08),
     "sgld adam": (quadratic, (*SGLD, "sampler.precond=adam"), 0.15),
 }
 """What is sampled, how, and the relative bias that is allowed beside four Monte Carlo standard errors."""

@@ -37,6 +37,10 @@ RELAXATION = 0.3
 
 SMALLEST_BATCH = 32
 
+STABILIZER = 4.0
+"""Stabilizer over the typical gradient. The preconditioner follows the gradient about, which biases λ̂ by more than its step
+does: measured on a quadratic with rmsprop, aiming at 2 %, +7.6 % at 1, +4.2 % at 4, +3.4 % at 8."""
+
 
 class Tuning(NamedTuple):
     """Numbers that the kernel runs with.
@@ -221,7 +225,8 @@ def _choose(config, loss, density, settled, number, ceiling, n, batch):
     keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
     cost = _gradient_cost(config, loss, n, batch)
     if config.precond != "none" and config.stabilizer is None:
-        tuning = tuning._replace(stabilizer=_typical_gradient(config, loss, density, tuning, states, keys, n, batch))
+        typical = _typical_gradient(config, loss, density, tuning, states, keys, n, batch)
+        tuning = tuning._replace(stabilizer=STABILIZER * typical)
         gradients += config.chains * PROBES * cost
     sizes, curvatures, noises = _measuring_program(_kernel_settings(config), loss, n, batch)(
         density, tuning, states, keys
@@ -267,7 +272,7 @@ def _measure(config, loss, n, batch, density, tuning, states, keys):
         if config.precond != "none":
             b2 = config.second_moment_decay
             settled = state.second / (1 - b2 ** jnp.maximum(state.count, 1))
-            second = jnp.where(state.count > 0, settled, tuning.stabilizer**2)
+            second = jnp.where(state.count > 0, settled, (tuning.stabilizer / STABILIZER) ** 2)
             root = (jnp.sqrt(second) + tuning.stabilizer).astype(dtype) ** -0.5
         nbeta, gamma = density.nbeta.astype(dtype), density.gamma.astype(dtype)
 
