@@ -1,5 +1,6 @@
 """What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import hydra_glue, messages
-from lambda_hat.errors import UserError
+from lambda_hat.errors import ConfigError, UserError
 from lambda_hat.launch import local
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -19,6 +20,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main(stage):
     """Entry point of a script that makes targets (`target`) or runs (`run`)."""
+    logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
     hydra_glue.register()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
@@ -26,6 +28,8 @@ def main(stage):
     def task(cfg):
         try:
             words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            if sweep := HydraConfig.get().sweeper.get("params"):
+                raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
             sys.exit(local.run_all(stage, [(lambda: cfg, words)]))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))

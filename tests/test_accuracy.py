@@ -37,6 +37,14 @@ def test_an_experiment_brings_its_sweep_and_the_command_line_goes_before_it(comm
     assert sum(line.startswith("target  p =") for line in outcome.out.splitlines()) == 2
 
 
+def test_a_sweep_needs_its_flag(command):
+    outcome = command("sample", "experiment=truth_smoke")
+    assert outcome.code == 1
+    assert outcome.text.strip().endswith(
+        "experiment=truth_smoke is a sweep over truth, posterior.beta, sampler: run it with -m."
+    )
+
+
 def write(root, target_id, sampler, model, llc, half, truth, finite, status="ok", seed=0):
     """The two files that are read of a run."""
     target = root / "targets" / target_id
