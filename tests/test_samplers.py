@@ -337,6 +337,7 @@ def test_default_batch_is_nbeta():
     sampler = config("sampler=sgld").sampler
     assert sgld.batch_size(sampler, 2000, 263.1) == 264
     assert sgld.batch_size(sampler, 100, 263.1) == 100
+    assert sgld.batch_size(sampler, 2000, 5000.0) == 1000  # the noise of the whole data could not be measured
     assert sgld.batch_size(replace(sampler, batch_size=7), 2000, 263.1) == 7
 
 
@@ -390,22 +391,47 @@ def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
     assert np.all(np.isfinite(result.draws.records.excess))
 
 
-def test_sgld_takes_smaller_batches_where_stability_holds_its_step():
-    """One direction a hundred times stiffer than the metric knows: the bias would allow a far larger step, hence more noise."""
-    problem, made, _ = regression(
-        "sampler=sgld", "sampler.draws=20", "sampler.warmup=30", WHITE, "sampler.control_variate=false"
-    )
+def cheapest(made, problem, n, batch, **changes):
+    """The setting that SGLD chooses from measurements of ours: step·largest ≤ 1 and 0.08/(1 + noise) bound the step."""
+    measured = {"largest_curvature": 1.0, "typical_curvature": 1.0, "gradient_noise": 1.0, "uncontrolled_noise": 1.0}
+    settled = loop.Settled(None, sgld.Tuning(jnp.asarray(0.04), jnp.asarray(0.0), None), 0.0, measured | changes)
+    config, batch, settled = sgld._cheapest(made.sampler, problem.loss, settled, n, batch)
+    return config.control_variate, batch, float(settled.tuning.step_size)
+
+
+def test_sgld_takes_the_batch_and_the_control_variate_that_cost_least():
+    """Without control variate, cost (B + 128)(1 + B0/B): least at B = √(128 B0) = 512 for B0 = 2048."""
+    problem, made, _ = regression("sampler=sgld")
+    assert cheapest(made, problem, 20000, 2048) == (False, 512, pytest.approx(0.08 / 5))
+    assert cheapest(made, problem, 20000, 2048, gradient_noise=0.01)[0]
+    # stability holds the step at 1/1000: the smallest batch does not shorten it by more than its steps are cheaper
+    assert cheapest(made, problem, 20000, 2048, largest_curvature=1000.0) == (False, 32, pytest.approx(0.001))
+    assert cheapest(made, problem, 2048, 2048) == (None, 2048, pytest.approx(0.04))  # the whole data: no noise to trade
+    typed = config("sampler=sgld", "sampler.batch_size=50", "sampler.control_variate=true")
+    assert cheapest(typed, problem, 20000, 50) == (True, 50, pytest.approx(0.04))
+
+
+def test_sgld_measures_what_its_bias_is_made_of():
+    """At w0 of a linear regression, whitened: no noise with the control variate; without, the residuals', by formula."""
+    problem, made, _ = regression("sampler=sgld", "sampler.chains=32", "sampler.dtype=float64")
+    density = density_of(problem, made, "curvature")
+    algorithm = sgld.algorithm(made.sampler, problem.loss, 300, 50)
+    states = jax.vmap(lambda u: algorithm.init(density, u, None))(jnp.zeros((32, 6)))
+    started = sgld._begin(made.sampler, problem.loss, loop.Loop(algorithm, density, made.sampler, 1), states)
+    found = sgld._choose(made.sampler, problem.loss, density, started, 0, 300, 50).chosen
     nbeta = 300 / np.log(300)
-    found = problem.sample(made).tuned
-    assert found["batch_size"] == sgld.batch_size(made.sampler, 300, nbeta) == 53
-    stiff = sgld.Tuning(jnp.asarray(1e-3), jnp.asarray(0.0), None)
-    measured = {"typical_curvature": 2.0, "gradient_noise": 3.0}
-    chosen = loop.Settled(None, stiff, 0.0, measured)
-    # allowed noise 4·0.02/0.001 − 2 = 78, 26 times what a batch of 2000 has
-    assert sgld._cheaper_batch(made.sampler, problem.loss, chosen, 2000) == 77
-    assert sgld._cheaper_batch(replace(made.sampler, batch_size=50), problem.loss, chosen, 50) == 50
-    no_noise = loop.Settled(None, stiff, 0.0, measured | {"gradient_noise": 0.0})
-    assert sgld._cheaper_batch(made.sampler, problem.loss, no_noise, 300) == sgld.SMALLEST_BATCH
+    whitener = np.linalg.inv(nbeta * REGRESSION.hessian + np.eye(6))
+    shares = nbeta * REGRESSION.hessian @ whitener
+    residual = REGRESSION.x * (REGRESSION.y - REGRESSION.x @ problem.w0[:, None]) / REGRESSION.sigma**2
+    noise = nbeta**2 / 50 * np.cov(residual.T) @ whitener  # similar to M C M
+    assert found["largest_curvature"] == pytest.approx(1, rel=1e-2)
+    assert found["typical_curvature"] == pytest.approx(1, rel=1e-4)  # tr R/tr R, whichever the probes
+    assert found["gradient_noise"] < 1e-12
+    assert found["uncontrolled_noise"] == pytest.approx(np.trace(noise @ shares) / np.trace(shares), rel=0.2)
+    warm = started._replace(chosen={"llc_in_warmup": np.trace(shares) / 8})  # λ̂ a quarter of what Laplace has it
+    assert sgld._choose(made.sampler, problem.loss, density, warm, 0, 300, 50).chosen["typical_curvature"] == (
+        pytest.approx(4 * found["typical_curvature"])
+    )
 
 
 def test_the_algorithm_of_a_loop_may_be_changed():

@@ -40,9 +40,7 @@ class Density(NamedTuple):
         nbeta: nβ, float64.
         gamma: γ, float64.
         metric: M.
-        shares: for each kept eigenvector of the curvature, ρ = nβh/(nβh+γ) `[k]`: what it adds to 2λ̂ (Laplace).
-        shares_vectors: those eigenvectors `[p, k]`.
-        shares_rest: ρ of the mean curvature in all other directions (0 where there are none).
+        shares: R = nβH(nβH+γ)^{-1}, H the curvature at w0: what each direction adds to 2λ̂ (Laplace).
     """
 
     rows: losses.Rows
@@ -51,9 +49,7 @@ class Density(NamedTuple):
     nbeta: Float[Array, ""]
     gamma: Float[Array, ""]
     metric: Metric
-    shares: Float[Array, " k"]
-    shares_vectors: Float[Array, "p k"]
-    shares_rest: Float[Array, ""]
+    shares: Metric
 
 
 class Record(NamedTuple):
@@ -63,7 +59,7 @@ class Record(NamedTuple):
         excess: nβ (L_n(w) − L_n(w0)), whose mean is λ̂.
         distance2: |w − w0|².
         stein: (w−w0)ᵀ ∇U, with mean p under the exact posterior, U = −log π.
-        stein_curvature: (w−w0)ᵀ A ∇U with A = nβH(nβH+γ)^{-1}; mean tr A. Its half is the excess of a quadratic L_n.
+        stein_curvature: (w−w0)ᵀ R ∇U with mean tr R. Its half is the excess of a quadratic L_n of that curvature.
     """
 
     excess: Float[Array, ""]
@@ -84,8 +80,6 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
         metric: `curvature` or `identity`.
         dtype: `float32` or `float64`.
     """
-    h = np.maximum(curvature.eigenvalues, 0.0)
-    vectors = jnp.asarray(curvature.eigenvectors, dtype)
     if metric == "curvature":
         mass = whitening(curvature, nbeta, gamma, dtype)
     else:
@@ -98,9 +92,7 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
         nbeta=jnp.asarray(nbeta, jnp.float64),
         gamma=jnp.asarray(gamma, jnp.float64),
         metric=mass,
-        shares=jnp.asarray(nbeta * h / (nbeta * h + gamma), dtype),
-        shares_vectors=vectors,
-        shares_rest=jnp.asarray(_rest_share(curvature, nbeta, gamma, len(w0)), dtype),
+        shares=shares(curvature, nbeta, gamma, dtype),
     )
 
 
@@ -111,29 +103,24 @@ def whitening(curvature, nbeta, gamma, dtype):
     return Metric(jnp.asarray(curvature.eigenvectors, dtype), scales, jnp.asarray(gamma**-0.5, dtype))
 
 
-def _rest_share(curvature, nbeta, gamma, p):
-    others = p - len(curvature.eigenvalues)
-    if not others:
-        return 0.0
-    stiffness = nbeta * max(curvature.trace - float(np.sum(curvature.eigenvalues)), 0.0) / others
-    return stiffness / (stiffness + gamma)
+def shares(curvature, nbeta, gamma, dtype):
+    """R = nβH(nβH + γ)^{-1}, as a `Metric`, of a `targets.curvature.Curvature`; its mean curvature in all directions not kept."""
+    h = nbeta * np.maximum(curvature.eigenvalues, 0.0)
+    p, k = curvature.eigenvectors.shape
+    rest = nbeta * max(curvature.trace - float(np.sum(curvature.eigenvalues)), 0.0) / (p - k) if p > k else 0.0
+    vectors = jnp.asarray(curvature.eigenvectors, dtype)
+    return Metric(vectors, jnp.asarray(h / (h + gamma), dtype), jnp.asarray(rest / (rest + gamma), dtype))
 
 
 def shares_trace(density):
-    """tr R, twice the Laplace value of λ̂, R = nβH(nβH+γ)^{-1} at w0."""
-    p, k = density.shares_vectors.shape
-    return jnp.sum(density.shares) + (p - k) * density.shares_rest
+    """tr R, twice the Laplace value of λ̂."""
+    p, k = density.shares.vectors.shape
+    return jnp.sum(density.shares.scales) + (p - k) * density.shares.rest
 
 
 def is_degenerate(density):
-    """Whether the Hessian at w0 vanishes, so that its shares have nothing to say."""
+    """Whether the Hessian at w0 vanishes, so that R has nothing to say."""
     return shares_trace(density) < 1e-6 * density.w0.size
-
-
-def shares_form(density, v):
-    """vᵀ R v."""
-    along = v @ density.shares_vectors
-    return density.shares @ along**2 + density.shares_rest * jnp.maximum(v @ v - along @ along, 0)
 
 
 def log_density_and_grad(loss, density, u):
@@ -172,12 +159,11 @@ def record(density, u, logp, grad):
     shift = density.metric.apply(u.astype(density.w0.dtype)).astype(jnp.float64)
     distance2 = shift @ shift
     force = -unapply(density.metric, grad)
-    along = (shift @ density.shares_vectors) * (force @ density.shares_vectors)
     return Record(
         excess=-logp - 0.5 * density.gamma * distance2,
         distance2=distance2,
         stein=-u @ grad,
-        stein_curvature=density.shares @ along,
+        stein_curvature=density.shares.apply(shift) @ force,
     )
 
 

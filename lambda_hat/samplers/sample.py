@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ on trained networks at γ = 100, 40-200 at γ = 1, 1e4 and more at the singular 
 SETTLED_FROM = 40
 """Fewest draws of warm-up of which a quarter goes to settling the chains and measuring the curvature along them."""
 
+CAUTION = 5.0
+"""Divisor of SGLD's bias target where the posterior is not quadratic, and the bias predicted too small."""
+
 CENTRE_GRADIENTS = 3
 """Full gradients at w0: for L_n(w0) in two coordinates, and for the baseline."""
 
@@ -36,6 +40,7 @@ class Result(NamedTuple):
         warmup_gradients: full-data gradients spent before the first recorded draw, all chains, tuning included.
         tuned: settings that were adapted or computed.
         density: what was sampled.
+        laplace: λ̂ if the posterior were the Gaussian of the curvature at w0; None where not all of that is known.
         baseline_gain: by how much nβL_n + γ/2|w−w0|² falls below its value at w0, by a Newton step: the share of λ̂'s
             error that is due to w0 not being a minimum.
         seconds: wall-clock time of `adapt` and `sample`, compilation included.
@@ -45,6 +50,7 @@ class Result(NamedTuple):
     warmup_gradients: float
     tuned: dict
     density: densities.Density
+    laplace: float | None
     baseline_gain: float
     seconds: dict
 
@@ -112,18 +118,22 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     whitened = make("curvature", sampler.dtype)
     metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened)
     density = whitened if metric == "curvature" else make("identity", sampler.dtype)
-    if metric == "identity" and laplace_ratio is not None:
+    wide = metric == "identity" and laplace_ratio is not None
+    along = metric == "curvature" or (wide and isinstance(sampler, SGLD))
+    if wide:
         log(
             f"{sampler.name}: the posterior is not quadratic around w0 (Laplace draws have {laplace_ratio:.3g} times the "
-            "potential expected): sampling in plain coordinates"
+            f"potential expected): sampling in {'coordinates whitened along the chains' if along else 'plain coordinates'}"
         )
+        if isinstance(sampler, SGLD):
+            sampler = replace(sampler, bias_target=sampler.bias_target / CAUTION)
     method = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 
     began = time.perf_counter()
     chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN)
     states = chains.states(loop.starts(density, whitened.metric, sampler.chains, sampler.seed))
     spent, first = method.algorithm.init_cost * sampler.chains, 0
-    if metric == "curvature" and sampler.warmup >= SETTLED_FROM:
+    if along and sampler.warmup >= SETTLED_FROM:
         first = sampler.warmup // 4
         states, gradients = _whiten_along(method, chains, states, first, loss, log)
         spent += gradients
@@ -140,8 +150,10 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     return Result(
         draws=draws,
         warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,
-        tuned=tuned | {"metric": metric, "laplace_ratio": laplace_ratio},
+        tuned=tuned
+        | {"metric": "curvature" if chains.density.metric.scales.size else "identity", "laplace_ratio": laplace_ratio},
         density=chains.density,
+        laplace=float(densities.shares_trace(whitened)) / 2 if len(curvature.eigenvalues) == len(w0) else None,
         baseline_gain=0.5 * float(grad @ grad),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
     )
