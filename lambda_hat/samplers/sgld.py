@@ -39,6 +39,9 @@ SMALLEST_BATCH = 32
 OVERHEAD = 128
 """Cost of a transition but for its gradients, in gradients of one pair."""
 
+WORTH_IT = 0.7
+"""Share of the present batch's cost below which another is taken: its program must be compiled first."""
+
 STIFFEST = 50.0
 """Step size times largest curvature, over the bias target, at most; never above 1, half of where the recursion is unstable."""
 
@@ -110,8 +113,8 @@ def _kernel_settings(config):
 
 
 def is_controlled(config):
-    """Whether gradients are corrected by those at w0: as asked, else yes, until `warm_up` finds that it does not pay."""
-    return config.control_variate is not False
+    """Whether gradients are corrected by those at w0: as asked, else no, until `warm_up` finds that it pays."""
+    return config.control_variate is True
 
 
 @lru_cache(maxsize=4)
@@ -240,7 +243,7 @@ def _cheapest(config, loss, settled, n, batch):
     powers = [2**i for i in range(SMALLEST_BATCH.bit_length() - 1, batch.bit_length()) if 2**i < batch]
     noises = {is_controlled(config): settled.chosen["gradient_noise"]}
     if config.control_variate is None:
-        noises[False] = settled.chosen["uncontrolled_noise"]
+        noises[True] = settled.chosen["controlled_noise"]
 
     def step_size(option):
         controlled, size = option
@@ -250,7 +253,10 @@ def _cheapest(config, loss, settled, n, batch):
         controlled, size = option
         return ((2 if controlled else 1) * size + OVERHEAD) / step_size(option)
 
+    present = is_controlled(config), batch
     best = min(itertools.product(noises, [batch, *(powers if config.batch_size is None else ())]), key=cost)
+    if cost(best) > WORTH_IT * cost(present):
+        best = present
     tuning = settled.tuning._replace(step_size=jnp.asarray(step_size(best), jnp.float64))
     return replace(config, control_variate=best[0]), best[1], settled._replace(tuning=tuning)
 
@@ -292,7 +298,7 @@ def _choose(config, loss, density, settled, number, n, batch):
         gradients += config.chains * PROBES * cost
     kernels = [_kernel_settings(config)]
     if config.control_variate is None:
-        kernels.append(replace(kernels[0], control_variate=False))
+        kernels.append(replace(kernels[0], control_variate=True))
     found = _measuring_program(tuple(kernels), loss, n, batch)(density, tuning, states, keys)
     largest, total = float(jnp.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
     typical, *noises = (
@@ -300,8 +306,10 @@ def _choose(config, loss, density, settled, number, n, batch):
     )
     if np.isinf(total):
         typical = largest
-    noise, *uncontrolled = noises
-    gradients += config.chains * (2 * POWER_ITERATIONS + 1 + PROBES * (2 + cost * (1 + len(uncontrolled) / 2)))
+    noise, *controlled = noises
+    gradients += config.chains * (
+        2 * POWER_ITERATIONS + 1 + PROBES * (2 + sum(_gradient_cost(kernel, loss, n, batch) for kernel in kernels))
+    )
     if config.precond == "adam":  # the drift lags behind by b1/(1−b1) steps, which heats by as many εA/2
         typical *= (1 + config.first_moment_decay) / (1 - config.first_moment_decay)
     measured = {"largest_curvature": largest, "typical_curvature": typical, "gradient_noise": noise}
@@ -309,8 +317,8 @@ def _choose(config, loss, density, settled, number, n, batch):
         tuning = tuning._replace(step_size=jnp.asarray(_step_size(config, measured), jnp.float64))
     if "llc_in_warmup" in settled.chosen:
         measured["llc_in_warmup"] = settled.chosen["llc_in_warmup"]
-    if uncontrolled:
-        measured["uncontrolled_noise"] = uncontrolled[0]
+    if controlled:
+        measured["controlled_noise"] = controlled[0]
     measured |= {
         "predicted_bias": float(tuning.step_size) / 4 * (typical + noise),
         "predicted_stein": float(tuning.step_size) / 4 * float(jnp.mean(found.whole)),
