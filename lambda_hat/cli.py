@@ -1,8 +1,10 @@
 """What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
 
+import _thread
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 import hydra
@@ -21,6 +23,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 def main(stage):
     """Entry point of a script that makes targets (`target`) or runs (`run`)."""
     logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
+    sys.unraisablehook = _interrupt_again
     hydra_glue.register()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
@@ -47,3 +50,11 @@ def main(stage):
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _interrupt_again(unraisable):
+    """Where Ctrl-C falls into a callback of JAX's, Python would print and forget it."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)

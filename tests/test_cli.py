@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -378,6 +380,25 @@ def test_an_interrupted_command_leaves_no_half_directory_and_goes_on_next_time(t
     assert list((tmp_path / "runs" / "targets").iterdir()) == []
     assert finish(start(tmp_path, "build_target", *TINY)).code == 0
     assert len(list(tmp_path.glob("runs/targets/tgt_*"))) == 1
+
+
+def test_an_interrupt_that_falls_into_a_callback_is_raised_again():
+    """A KeyboardInterrupt inside `__del__`, as inside JAX's garbage collection callback, cannot be raised from there."""
+    program = """
+import time
+from lambda_hat import cli
+cli.sys.unraisablehook = cli._interrupt_again
+class Gone:
+    def __del__(self):
+        raise KeyboardInterrupt
+Gone()
+try:
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (outcome.stdout, outcome.stderr) == ("interrupted\n", "")
 
 
 def test_two_commands_at_once_leave_one_result_and_both_succeed(tmp_path, start, finish):

@@ -82,9 +82,9 @@ def choose_metric(sampler, loss, whitened):
         return "identity", None, 0
     shape = (LAPLACE_DRAWS, whitened.metric.scales.size)
     z = jax.random.normal(loop.stream(sampler.seed, "metric"), shape, whitened.w0.dtype)
-
     ratio = float(np.median(_laplace_potentials(loss, whitened, z)))
-    return "curvature" if ratio < LAPLACE_TOLERATED else "identity", ratio, LAPLACE_DRAWS
+    near = ratio < LAPLACE_TOLERATED and not densities.is_degenerate(whitened)
+    return "curvature" if near else "identity", ratio, LAPLACE_DRAWS
 
 
 @partial(jax.jit, static_argnums=0)

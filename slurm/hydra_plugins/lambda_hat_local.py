@@ -32,9 +32,10 @@ class LocalLauncher(BasicLauncher):
         from hydra.core.utils import configure_log, setup_globals
 
         from lambda_hat.launch import local
+        from lambda_hat.launch.compose import Composer
 
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
-        loader = self.hydra_context.config_loader
-        combinations = [(partial(loader.load_sweep_config, self.config, list(words)), words) for words in job_overrides]
+        compose = Composer(self.hydra_context.config_loader, self.config)
+        combinations = [(partial(compose, words), words) for words in job_overrides]
         sys.exit(local.run_all(self.task_function.stage, combinations))

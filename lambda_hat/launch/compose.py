@@ -1,0 +1,46 @@
+"""Composing a sweep: Hydra once for each choice of groups, single settings set on copies of that.
+
+Hydra reads and merges every file anew for each combination, which takes it a tenth of a second.
+"""
+
+from copy import deepcopy
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
+
+
+class Composer:
+    """Compositions of one sweep.
+
+    Arguments:
+        loader: Hydra's config loader.
+        master: the sweep's own composed configuration.
+    """
+
+    def __init__(self, loader, master):
+        self._loader, self._master, self._kept = loader, master, {}
+        self._parser = OverridesParser.create()
+
+    def __call__(self, words):
+        """The configuration that these overrides compose, without the node `hydra`.
+
+        Raises:
+            HydraException, OmegaConfBaseException: as Hydra does.
+        """
+        overrides = self._parser.parse_overrides(list(words))
+        single = [override for override in overrides if self._sets_one_value(override)]
+        if any(override.is_add() or override.is_delete() for override in overrides):
+            single = []  # what is added or taken away may be what another one sets
+        choices = tuple(override.input_line for override in overrides if override not in single)
+        if choices not in self._kept:
+            config = self._loader.load_sweep_config(self._master, list(choices))
+            with open_dict(config):
+                del config["hydra"]
+            self._kept[choices] = config
+        config = deepcopy(self._kept[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(single, config)
+        return config
+
+    def _sets_one_value(self, override):
+        return override.package is None and not self._loader.repository.group_exists(override.key_or_group)

@@ -1,0 +1,54 @@
+"""A sweep's shortcut through Hydra composes what Hydra itself does."""
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from lambda_hat import cli, hydra_glue
+from lambda_hat.launch.compose import Composer
+
+ALIKE = [
+    (),
+    ("seed=3",),
+    ("sampler=mclmc", "sampler.draws=7", "seed=1"),
+    ("sampler=mclmc", "sampler.draws=8", "posterior.beta=0.5"),
+    ("sampler.draws=8", "sampler=sgld", "posterior.gamma=1", "model.widths=[3,4]"),
+    ("model=base", "data.n_data=50", "store.root='a b'"),
+    ("truth=quadratic", "posterior.beta=5", "sampler=sgld"),
+    ("experiment=truth_smoke", "model.depth=1", "runtime.devices=1"),
+    ("+sampler.step_size=0.1", "sampler.step_size=0.2"),
+]
+
+REFUSED = [("sampler.drows=7",), ("sampler=hcm",), ("seed=x",), ("~nothing", "seed=1"), ("+seed=1",)]
+
+
+@pytest.fixture
+def composers():
+    """The shortcut, and Hydra's own way."""
+    hydra_glue.register()
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        yield Composer(loader, master), lambda words: loader.load_sweep_config(master, list(words))
+
+
+def test_the_same_configuration(composers):
+    """In turn, so that what one combination sets would show in the next."""
+    short, long = composers
+    for words in ALIKE + ALIKE[::-1]:
+        expected = long(words)
+        expected = OmegaConf.masked_copy(expected, [key for key in expected if key != "hydra"])
+        assert OmegaConf.to_container(short(words), resolve=True) == OmegaConf.to_container(expected, resolve=True)
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_the_same_error(composers, words):
+    errors = []
+    for compose in composers:
+        with pytest.raises(HydraException) as caught:
+            compose(words)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
