@@ -389,6 +389,16 @@ def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
     assert np.all(np.isfinite(result.draws.records.excess))
 
 
+def test_where_the_hessian_vanishes_sgld_alone_whitens_and_takes_care():
+    """By the curvature along its chains, at a fifth of the bias target; HMC and MCLMC stay in plain coordinates."""
+    short = ("sampler.draws=10", "sampler.warmup=80")
+    for sampler, expected in (("hmc", "identity"), ("mclmc", "identity"), ("sgld", "curvature")):
+        problem, made, _ = CROSS(f"sampler={sampler}", *short)
+        found = problem.sample(made).tuned
+        assert found["metric"] == expected
+    assert found["predicted_bias"] <= 0.02 / sample.CAUTION + 1e-9
+
+
 def cheapest(made, problem, n, batch, **changes):
     """The setting that SGLD chooses from measurements of ours: step·largest ≤ 1 and 0.08/(1 + noise) bound the step."""
     measured = {"largest_curvature": 1.0, "typical_curvature": 1.0, "gradient_noise": 1.0, "controlled_noise": 1.0}

@@ -43,7 +43,7 @@ WORTH_IT = 0.7
 """Share of the present batch's cost below which another is taken: its program must be compiled first."""
 
 STIFFEST = 50.0
-"""Step size times largest curvature, over the bias target, at most; never above 1, half of where the recursion is unstable."""
+"""Step size times largest curvature, over the bias target, at most; never above 1, a quarter of where it diverges."""
 
 STABILIZER = 4.0
 """Stabilizer over the typical gradient. The preconditioner follows the gradient about, which biases λ̂ by more than its step
