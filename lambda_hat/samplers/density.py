@@ -59,7 +59,7 @@ class Record(NamedTuple):
         excess: nβ (L_n(w) − L_n(w0)), whose mean is λ̂.
         distance2: |w − w0|².
         stein: (w−w0)ᵀ ∇U, with mean p under the exact posterior, U = −log π.
-        stein_curvature: (w−w0)ᵀ R ∇U with mean tr R. Its half is the excess of a quadratic L_n of that curvature.
+        stein_curvature: (w−w0)ᵀ R ∇U with mean tr R. Its half is the excess of a quadratic L_n.
     """
 
     excess: Float[Array, ""]

@@ -125,7 +125,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
             f"{sampler.name}: the posterior is not quadratic around w0 (Laplace draws have {laplace_ratio:.3g} times the "
             f"potential expected): sampling in {'coordinates whitened along the chains' if along else 'plain coordinates'}"
         )
-        if isinstance(sampler, SGLD):
+        if along:
             sampler = replace(sampler, bias_target=sampler.bias_target / CAUTION)
     method = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 

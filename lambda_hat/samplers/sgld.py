@@ -86,13 +86,11 @@ class Measured(NamedTuple):
         largest: eigenvalue of P^½ A P^½, for stability.
         curvature: tr(P nβH).
         noise: tr(P C R), or tr(PC) where R vanishes.
-        whole: tr(PA + PC)/p, which over 4/ε is how far the Stein identity will be off.
     """
 
     largest: jax.Array
     curvature: jax.Array
     noise: jax.Array
-    whole: jax.Array
 
 
 def batch_size(config, n, nbeta):
@@ -222,7 +220,7 @@ def _begin(config, loss, chains, states):
     tuning = Tuning(
         jnp.asarray(config.step_size or 0.0, jnp.float64), jnp.asarray(config.stabilizer or 0.0, jnp.float64), grad0
     )
-    return loop.Settled(states, tuning, 0.0, {})
+    return loop.Settled(states, tuning, 1.0, {})
 
 
 def _step_size(config, measured, share=1.0):
@@ -232,13 +230,18 @@ def _step_size(config, measured, share=1.0):
     return min(4 * config.bias_target / max(heat, 1e-300), stable)
 
 
+def _has_choice(config, loss, n, batch):
+    """Whether another minibatch gradient may be taken: neither the step is typed in, nor the whole data used."""
+    return config.step_size is None and loss.potential is None and batch < n
+
+
 def _cheapest(config, loss, settled, n, batch):
     """The batch and the control variate, or none, whose steps, as long as their noise allows, cost least for the time they cover.
 
     Returns:
         the configuration with that control variate, the batch, and `settled` with the step for them.
     """
-    if config.step_size is not None or loss.potential is not None or batch == n:
+    if not _has_choice(config, loss, n, batch):
         return config, batch, settled
     powers = [2**i for i in range(SMALLEST_BATCH.bit_length() - 1, batch.bit_length()) if 2**i < batch]
     noises = {is_controlled(config): settled.chosen["gradient_noise"]}
@@ -297,7 +300,7 @@ def _choose(config, loss, density, settled, number, n, batch):
         tuning = tuning._replace(stabilizer=STABILIZER * typical)
         gradients += config.chains * PROBES * cost
     kernels = [_kernel_settings(config)]
-    if config.control_variate is None:
+    if config.control_variate is None and _has_choice(config, loss, n, batch):
         kernels.append(replace(kernels[0], control_variate=True))
     found = _measuring_program(tuple(kernels), loss, n, batch)(density, tuning, states, keys)
     largest, total = float(jnp.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
@@ -321,7 +324,6 @@ def _choose(config, loss, density, settled, number, n, batch):
         measured["controlled_noise"] = controlled[0]
     measured |= {
         "predicted_bias": float(tuning.step_size) / 4 * (typical + noise),
-        "predicted_stein": float(tuning.step_size) / 4 * float(jnp.mean(found.whole)),
         "predicted_bias_is_a_bound": bool(densities.is_degenerate(density)),
     }
     return loop.Settled(states, tuning, gradients, measured)
@@ -385,13 +387,10 @@ def _measure(kernels, loss, n, batch, density, tuning, states, keys):
             z = jax.random.rademacher(key, shift.shape, dtype)
             noises = [_gradient(kernel, loss, density, tuning, shift, key, n, batch) - full for kernel in kernels]
             noises = [nbeta * root * density.metric.apply(noise) for noise in noises]
-            curvature, prior = z @ data_curvature(z), root * density.metric.apply(z)
-            whole = curvature + gamma * prior @ prior + noises[0] @ noises[0]
-            return curvature, whole, jnp.stack([noise @ seen(noise) for noise in noises])
+            return z @ data_curvature(z), jnp.stack([noise @ seen(noise) for noise in noises])
 
         found = jax.lax.map(probe, jax.random.split(key, PROBES))
-        curvature, whole, noise = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found)
-        return Measured(sizes[-1], curvature, noise, whole / shift.size)
+        return Measured(sizes[-1], *jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found))
 
     return jax.lax.map(lambda pair: one(*pair), (states, keys))
 

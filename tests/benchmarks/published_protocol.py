@@ -17,14 +17,20 @@ from statistics import median
 from typing import NamedTuple
 
 import hydra
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat import hydra_glue, pipeline, store
+from lambda_hat import backend, hydra_glue, pipeline, store
 from lambda_hat.cli import CONF
 from lambda_hat.errors import UserError
-from lambda_hat.targets import artifact
+
+hydra_glue.register()
+with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    backend.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)  # before JAX, or it has one CPU device
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from lambda_hat.targets import artifact  # noqa: E402
 
 SIZES = {"1K": (2, 5, 5, 50), "10K": (2, 10, 5, 100)}
 """Fewest and most layers, fewest and most units."""
@@ -56,30 +62,28 @@ def networks(name, count):
 def job(network, number, sampler, gamma, root):
     """Ours: a `pipeline.Job`."""
     first, *hidden, last = network.sizes
-    overrides = [
-        *(
-            "model=deep_linear",
-            "data=whitened",
-            "training=teacher",
-            f"data.n_data={OURS_N}",
-            "data.teacher_balanced=false",
-        ),
-        *(
-            f"model.in_dim={first}",
-            f"model.widths={hidden}",
-            f"model.out_dim={last}",
-            f"data.teacher_rank={network.rank}",
-        ),
-        *(f"data.x_scale={HALF_WIDTH / np.sqrt(3)}", "posterior.loss=mse", f"posterior.beta={N / np.log(N) / OURS_N}"),
-        *(
-            f"posterior.gamma={gamma}",
-            f"seed={number}",
-            f"sampler={sampler}",
-            "sampler.draws=300",
-            "sampler.warmup=300",
-        ),
-        *(f"store.root={root}", "runtime.figures=false"),
-    ]
+    ours = {
+        "model": "deep_linear",
+        "model.in_dim": first,
+        "model.widths": hidden,
+        "model.out_dim": last,
+        "data": "whitened",
+        "data.n_data": OURS_N,
+        "data.x_scale": HALF_WIDTH / np.sqrt(3),
+        "data.teacher_rank": network.rank,
+        "data.teacher_balanced": "false",
+        "training": "teacher",
+        "seed": number,
+        "posterior.loss": "mse",
+        "posterior.beta": N / np.log(N) / OURS_N,
+        "posterior.gamma": gamma,
+        "sampler": sampler,
+        "sampler.draws": 300,
+        "sampler.warmup": 300,
+        "store.root": root,
+        "runtime.figures": "false",
+    }
+    overrides = [f"{key}={value}" for key, value in ours.items()]
     return pipeline.job("run", hydra_glue.to_config(hydra.compose("config", overrides)))
 
 
@@ -136,8 +140,8 @@ def main(name, count=100, gamma=1, root="runs/published", *samplers):
         if not rows:
             continue
         target = ours.paths.target
-        for name, scale in (("published", 1.0), ("published, mean", 1 / network.sizes[-1])):
-            rows[name] = _published(target, ours.config, number, name, scale)
+        for protocol, scale in (("published", 1.0), ("published, mean", 1 / network.sizes[-1])):
+            rows[protocol] = _published(target, ours.config, number, protocol, scale)
         truth = next(iter(rows.values()))["truth"]["lambda"]
         found.append((truth, rows))
         print(
@@ -180,6 +184,5 @@ def _shown(row):
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SIZES:
         sys.exit(__doc__)
-    hydra_glue.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         main(*sys.argv[1:])
