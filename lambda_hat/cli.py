@@ -22,6 +22,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 def main(stage):
     """Entry point of a script that makes targets (`target`) or runs (`run`)."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(_help())
+        return
     logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
     sys.unraisablehook = _interrupt_again
     hydra_glue.register()
@@ -50,6 +53,14 @@ def main(stage):
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _help():
+    """Hydra's own takes half a second to find the groups."""
+    words = OmegaConf.load(CONF / "hydra" / "help" / "plain.yaml")
+    groups = [folder for folder in sorted(CONF.iterdir()) if folder.is_dir() and folder.name not in ("hydra", "common")]
+    listed = [f"{folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
+    return "\n".join([words.header, "Groups (group=option):", "", *listed, "", words.footer.rstrip()])
 
 
 def _interrupt_again(unraisable):
