@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 from lambda_hat.errors import UserError
 
@@ -30,7 +31,9 @@ def start(runtime):
                 f"runtime.platform={runtime.platform}: JAX finds no such device here; use runtime.platform=auto, or install "
                 "jax with CUDA."
             ) from error
-    if runtime.compilation_cache:
+    if runtime.compilation_cache:  # all programs: many small ones take seconds together
+        # an entry that another process is writing, or died over, is compiled anew
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(runtime.compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -206,29 +206,48 @@ class Posterior:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """What all samplers share."""
+class Drawing:
+    """What all ways to draw share."""
 
     name: str = setting("the algorithm")
     chains: int = setting("number of independent chains", ge=1, le=10_000)
-    draws: int = setting("recorded draws of each chain", ge=1, le=10**8)
+    draws: int = setting("recorded draws of each chain, at most", ge=1, le=10**8)
+    dtype: str = setting(
+        "precision of data and gradients; positions and sums over data are in float64", choices=("float32", "float64")
+    )
+    seed: int = setting("seed of the sampler's random streams", ge=0, lt=2**63)
+    save_params: bool = setting("whether trace.nc holds the parameters of every draw (chains × draws × p numbers)")
+
+
+@dataclass(frozen=True)
+class Laplace(Drawing):
+    """λ̂ of the Gaussian of the curvature at w0, in closed form; its draws only tell how far to believe it."""
+
+    name: str = setting("the algorithm", choices=("laplace",))
+
+
+@dataclass(frozen=True)
+class Sampling(Drawing):
+    """What all samplers share."""
+
+    mcse_target: float | None = setting(
+        "Monte Carlo standard error, as a share of λ̂, at which drawing stops if R-hat ≤ 1.01 and ESS ≥ 400; null = make "
+        "all draws",
+        gt=0,
+        lt=1,
+    )
     warmup: int = setting(
         "draws discarded while the chain settles and tunes, each as long as a recorded one", ge=0, le=10**8
     )
     thin: int | None = setting(
         "transitions for each draw; null (sgld only) = chosen with the step size", ge=1, le=10**6
     )
-    dtype: str = setting(
-        "precision of data and gradients; positions and sums over data are in float64", choices=("float32", "float64")
-    )
-    seed: int = setting("seed of the sampler's random streams", ge=0, lt=2**63)
     metric: str | None = setting(
         "coordinates in which the chain moves: whitened by the curvature nβH + γ, at w0 and then along the settled chains, "
         "or the plain ones; null = curvature where a trial finds the posterior near to quadratic and sgld has no diagonal "
         "preconditioner",
         choices=("curvature", "identity"),
     )
-    save_params: bool = setting("whether trace.nc holds the parameters of every draw (chains × draws × p numbers)")
 
 
 @dataclass(frozen=True)
@@ -334,7 +353,7 @@ KINDS = {
     "data": {"teacher": TeacherData, "digits": Digits},
     "training": {"descent": Descent, "teacher": FromTeacher},
     "posterior": {"posterior": Posterior},
-    "sampler": {"hmc": HMC, "mclmc": MCLMC, "sgld": SGLD},
+    "sampler": {"hmc": HMC, "mclmc": MCLMC, "sgld": SGLD, "laplace": Laplace},
 }
 """Which class a group's `kind` (sampler: `name`) stands for."""
 
@@ -455,7 +474,7 @@ def _clashes(config):
     if isinstance(training, Descent) and not analytic:
         if training.batch_size is not None and training.batch_size > data.n_data:
             yield f"training.batch_size must be ≤ data.n_data={data.n_data}; got {training.batch_size}."
-    if sampler.thin is None and not isinstance(sampler, SGLD):
+    if isinstance(sampler, (HMC, MCLMC)) and sampler.thin is None:
         yield f"sampler.thin must be a number for sampler={sampler.name}; got null."
     if isinstance(sampler, SGLD):
         if sampler.batch_size is not None and sampler.batch_size > data.n_data:

@@ -5,6 +5,7 @@ import re
 import time
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,7 +165,7 @@ def _run(job):
     store.open_config(paths.target, "target", _groups(config, "target"))
     store.read_json(paths.target / "meta.json", *META_KEYS)
 
-    from lambda_hat.analysis import analyse, trace
+    from lambda_hat.analysis import analyse, status, trace
     from lambda_hat.samplers import sample
     from lambda_hat.targets import artifact
 
@@ -177,7 +178,15 @@ def _run(job):
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
     result = sample.sample(
-        config.sampler, config.posterior, loss, target.rows(config.sampler.dtype), w0, n, curvature, say
+        config.sampler,
+        config.posterior,
+        loss,
+        target.rows(config.sampler.dtype),
+        w0,
+        n,
+        curvature,
+        say,
+        partial(status.is_enough, mcse_target=getattr(config.sampler, "mcse_target", None)),
     )
     clock.add("adapt", result.seconds["adapt"])
     clock.add("sample", result.seconds["sample"])
@@ -191,7 +200,7 @@ def _run(job):
         trace.write(hidden / "trace.nc", tree)
         store.write_config(hidden, _groups(config, "run"))
         clock.lap("write")
-        if config.runtime.figures:
+        if config.runtime.figures and not isinstance(config.sampler, configs.Laplace):
             from lambda_hat.analysis import figures
 
             (hidden / "diagnostics").mkdir()

@@ -59,8 +59,8 @@ class Problem(NamedTuple):
     def curvature(self):
         return curvature.at(self.loss, self.rows(np.float64), self.w0, seed=0)
 
-    def sample(self, config, log=silent):
-        """A run of the configuration's sampler and posterior on this problem."""
+    def sample(self, config, log=silent, enough=lambda excess: False):
+        """A run of the configuration's sampler and posterior on this problem, as long as `enough` says no."""
         return sample.sample(
             config.sampler,
             config.posterior,
@@ -70,6 +70,7 @@ class Problem(NamedTuple):
             self.n,
             self.curvature(),
             log,
+            enough,
         )
 
 

@@ -288,6 +288,30 @@ def test_planted_evidence_is_noticed(change, verdict, reason):
     assert any(reason in line for line in reasons), reasons
 
 
+def test_enough_needs_error_and_diagnostics():
+    """4000 draws of mean 30: MCSE 0.4 % of it."""
+    values = clean()
+    error = estimates.summarise(values).mcse / values.mean()
+    assert status.is_enough(values, 1.01 * error)
+    assert not status.is_enough(values, 0.99 * error)
+    assert not status.is_enough(values, None)
+    assert not status.is_enough(values[:, :90], 0.5), "ESS below 400"
+    assert not status.is_enough(planted(shift_slightly), 0.5), "R-hat above 1.01"
+    assert not status.is_enough(planted(break_down), 0.5)
+    assert not status.is_enough(planted(stick), 0.5)
+
+
+def test_laplace_verdict():
+    drawn = estimates.summarise(clean())
+    assert status.judge_laplace(drawn.mean, drawn, 0.0) == ("ok", [])
+    assert status.judge_laplace(1.1 * drawn.mean, drawn, 0.0)[0] == "warn"
+    assert status.judge_laplace(3 * drawn.mean, drawn, 0.0)[0] == "bad"
+    assert status.judge_laplace(0.0, drawn, 0.0)[0] == "bad"
+    assert status.judge_laplace(drawn.mean, drawn._replace(mean=np.nan), 0.0)[0] == "bad"
+    verdict, (reason,) = status.judge_laplace(drawn.mean, drawn, 0.5 * drawn.mean)
+    assert verdict == "bad" and "w0 is not a minimum" in reason
+
+
 @pytest.mark.parametrize(("draws", "verdict"), [(3, "bad"), (5, "bad"), (60, "warn")])
 def test_few_draws_are_noticed(draws, verdict):
     found, reasons = status.judge(evidence(clean()[:, :draws]))

@@ -419,3 +419,45 @@ def test_a_store_may_be_moved_and_its_path_may_have_spaces_and_any_letter(tiny, 
     outcome = command("sample", *HMC, f'store.root="{moved}"')
     assert outcome.code == 0 and os.fspath(moved) in outcome.out
     assert np.load(next(moved.glob("targets/tgt_*/data.npz")))["X"].shape[0] == 60
+
+
+def test_laplace_needs_no_chain_and_has_no_error_bar(script, tmp_path):
+    outcome = script("sample", "model=quadratic", "model.dim=3", "data.n_data=60", "sampler=laplace")
+    assert outcome.code == 0
+    (run,) = tmp_path.glob("runs/targets/tgt_*/run_laplace_*")
+    found = store.read_json(run / "analysis.json")
+    h, nbeta = np.geomspace(10, 0.01, 3), 60 / np.log(60)
+    assert found["llc_mean"] == pytest.approx(0.5 * np.sum(nbeta * h / (nbeta * h + 100)), rel=1e-5)
+    assert found["status"] == "ok" and found["llc_interval95"] == [None, None] and found["ess"] is None
+    assert {p.name for p in run.iterdir()} == {"trace.nc", "analysis.json", "config.yaml"}
+    assert "laplace  λ̂ = " in outcome.out
+
+
+def test_a_run_ends_when_its_error_is_reached(script, tmp_path):
+    options = ("model=quadratic", "model.dim=50", "data.n_data=60", "posterior.gamma=1", "sampler=hmc")
+    outcome = script("sample", "-m", *options, "sampler.mcse_target=0.03,null")
+    assert outcome.code == 0
+    made = {}
+    for run in tmp_path.glob("runs/targets/tgt_*/run_hmc_*"):
+        found = store.read_json(run / "analysis.json")
+        made[store.open_config(run, "run")["sampler"].get("mcse_target")] = found
+    assert made[None]["draws"] == 1000 > made[0.03]["draws"]
+    assert made[0.03]["llc_mcse"] <= 0.03 * made[0.03]["llc_mean"]
+    assert made[0.03]["ess"] >= 400 and made[0.03]["rhat"] <= 1.01 and made[0.03]["status"] == "ok"
+    assert f"{made[0.03]['draws']}/1000 draws, enough for the error aimed at" in outcome.out
+
+
+def test_a_damaged_compilation_cache_is_passed_over(tiny, cache, script, tmp_path):
+    """As another process leaves it that was killed while it wrote."""
+    copy = tmp_path / "cache"
+    shutil.copytree(cache.partition("=")[2], copy)
+    kept = list(copy.glob("*-cache"))
+    assert kept
+    for path in kept:
+        os.truncate(path, path.stat().st_size // 2)
+    argv = [sys.executable, str(ROOT / "bin" / "sample.py"), *HMC, "force=true", f"runtime.compilation_cache={copy}"]
+    outcome = subprocess.run(
+        argv, cwd=tmp_path, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "λ̂ =" in outcome.stdout

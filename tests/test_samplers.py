@@ -13,7 +13,7 @@ from problems import config
 from lambda_hat.analysis import estimates
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
-from lambda_hat.targets import losses, models, truths
+from lambda_hat.targets import curvature, losses, metrics, models, truths
 
 # --- λ̂ against exact values -------------------------------------------------------------------------------------------
 
@@ -160,11 +160,11 @@ class Counted:
         self.pairs, self._lock = 0, threading.Lock()
         plain = REGRESSION.problem.loss
 
-        def examples(w, x, y):
+        def outputs(w, x):
             jax.debug.callback(lambda _: self._add(len(x)), w[0] + x[0, 0])
-            return plain.examples(w, x, y)
+            return plain.outputs(w, x)
 
-        self.problem = REGRESSION.problem._replace(loss=plain._replace(examples=examples))
+        self.problem = REGRESSION.problem._replace(loss=plain._replace(outputs=outputs))
 
     def _add(self, pairs):
         with self._lock:
@@ -340,8 +340,8 @@ def test_default_batch_is_nbeta():
 
 
 def test_hmc_default_trajectory():
-    """1.5 in whitened coordinates, 0.75/√γ in plain ones."""
-    for metric, expected in ((WHITE, 1.5), (PLAIN, 0.75 / 2)):
+    """1.1 in whitened coordinates, 0.75/√γ in plain ones."""
+    for metric, expected in ((WHITE, 1.1), (PLAIN, 0.75 / 2)):
         problem, made, _ = regression("sampler=hmc", metric, "sampler.warmup=0")
         made = replace(made, posterior=replace(made.posterior, gamma=4.0))
         density = density_of(problem, made, metric.split("=")[1])
@@ -359,7 +359,7 @@ def test_coordinates_are_whitened_along_the_chains(name):
     problem, made, _ = regression(*RUNS[name], "sampler.draws=10", "sampler.warmup=80", "sampler.dtype=float64", WHITE)
     potential = lambda w: w[0] ** 2 * (1 + 100 * w[1] ** 2)
     problem = problem._replace(
-        loss=problem.loss._replace(potential=potential, examples=None),
+        loss=problem.loss._replace(potential=potential, outputs=None),
         w0=np.zeros(2),
         rows=lambda dtype: losses.to_rows(np.zeros((1, 0)), np.zeros((1, 0)), 1, dtype),
     )
@@ -456,3 +456,81 @@ def test_the_algorithm_of_a_loop_may_be_changed():
     np.testing.assert_allclose(before.steps.gradients, 2 * 0.2 + 1)
     np.testing.assert_allclose(after.steps.gradients, 2 * 0.1 + 1)
     assert np.all(np.asarray(states.count) == 20)
+
+
+# --- little work ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_draws_end_where_they_are_enough(name):
+    """The first draws of a longer run, bit for bit, and no more once the rule says so."""
+    problem, made, _ = regression(*RUNS[name], "sampler.chains=2", "sampler.draws=60", "sampler.warmup=40")
+    whole, seen = problem.sample(made).draws, []
+
+    def enough(excess):
+        seen.append(excess.shape)
+        return excess.shape[1] >= 20
+
+    short = problem.sample(made, enough=enough).draws
+    assert seen == [(2, 3 * i) for i in range(1, 8)]
+    assert short.seconds.shape == (21,)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, :21]), short.records, whole.records)
+
+
+def test_thin_balances_moving_and_recording():
+    """Against a scan of effective draws per gradient of an AR(1) process, tanh(x/2) = (1 − e^-x)/(1 + e^-x)."""
+    rate, cost = 0.0155, 0.032
+    decay = np.exp(-rate * np.arange(1, 401))
+    efficiency = (1 - decay) / (1 + decay) / (1 + cost * np.arange(1, 401))
+    assert sgld._cheapest_thin(rate, cost) == 1 + np.argmax(efficiency) == 89
+    assert sgld._cheapest_thin(1e-9, 1e-9) == sgld.MOST_THIN
+    assert sgld._cheapest_thin(5.0, 1.0) == sgld.THIN
+
+
+def test_laplace_is_exact_on_a_quadratic():
+    """½ tr nβH(nβH + γ)^{-1}, and draws of the posterior itself: mean of the Stein identity p."""
+    problem, made, exact = regression("sampler=laplace", "sampler.draws=500", "sampler.dtype=float64")
+    result = problem.sample(made)
+    assert result.laplace == pytest.approx(exact, rel=1e-6)
+    drawn = estimates.summarise(result.draws.records.excess)
+    assert drawn.mean == pytest.approx(exact, abs=4 * drawn.mcse)
+    stein = estimates.summarise(result.draws.records.stein)
+    assert stein.mean == pytest.approx(6, abs=4 * stein.mcse)
+    assert result.draws.steps.gradients.sum() == 4 * 500
+
+
+@pytest.mark.parametrize("name", ["hmc", "mclmc", "sgld"])
+def test_layers_and_hessian_give_the_same_llc(name, monkeypatch):
+    """A network's λ̂ does not depend on which curvature whitens it."""
+    options = (
+        "model.target_params=100",
+        "data.n_data=200",
+        f"sampler={name}",
+        "sampler.draws=300",
+        "posterior.gamma=100",
+    )
+    made = config(*options, "training.steps=500")
+    found = []
+    for limit in (1000, 10):
+        monkeypatch.setattr(curvature, "DENSE_LIMIT", limit)
+        result = problems.of(made).sample(made)
+        assert result.tuned["metric"] == "curvature"
+        assert type(result.density.metric) is (metrics.Metric if limit == 1000 else metrics.LayerMetric)
+        found.append(estimates.summarise(result.draws.records.excess))
+    a, b = found
+    assert a.mcse < 0.05 * a.mean
+    assert b.mean == pytest.approx(a.mean, abs=4 * np.hypot(a.mcse, b.mcse) + (0.02 * a.mean if name == "sgld" else 0))
+
+
+def test_a_gpu_takes_all_chains_and_large_chunks(monkeypatch):
+    """Chosen by JAX's backend: no setting of the user's."""
+    x, y = np.zeros((20_000, 32)), np.zeros((20_000, 1))
+    chunks, alone = {}, {}
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        rows = losses.to_rows(x, y, 62, "float32", 2)
+        problem, made, _ = regression("sampler=hmc")
+        density = density_of(problem, made, "curvature")._replace(rows=rows, w0=jnp.zeros(9921))
+        chunks[backend], alone[backend] = rows.weight.shape[0], loop.is_large(density)
+    assert chunks["gpu"] <= 2 < chunks["cpu"]
+    assert alone == {"cpu": True, "gpu": False}

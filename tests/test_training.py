@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from lambda_hat.errors import UserError
-from lambda_hat.targets import artifact, data, losses, models, training
+from lambda_hat.targets import artifact, curvature, data, losses, models, training
 
 LINEAR = (
     "model=small",
@@ -76,7 +76,7 @@ def test_sgd_with_full_batches_is_gradient_descent():
     """Three steps of an analytic quadratic, by hand: v ← 0.9 v + ∇L, w ← w − η v."""
     config = problems.config("training=sgd", "training.steps=3", "training.schedule=constant").training
     h = jnp.asarray([1.0, 4.0])
-    loss = losses.Loss(None, lambda w: 0.5 * jnp.sum(h * w**2), None, 1.0)
+    loss = losses.Loss(None, None, lambda w: 0.5 * jnp.sum(h * w**2), None, 1.0)
     rows = losses.to_rows(np.zeros((2, 0)), np.zeros((2, 0)), 1, "float64")
     w = training.first_order(config, loss, rows, 2, jnp.ones(2), jax.random.key(0))
     expected, velocity = np.ones(2), np.zeros(2)
@@ -106,9 +106,37 @@ def test_proximal_step_of_a_quadratic():
     def objective(w):
         return 0.5 * w @ hessian @ w - b @ w, hessian @ w - b
 
-    w, _ = training.proximal_step(objective, centre, 3.0)
+    w, _ = training.proximal_step(objective, centre, 3.0, None, 0.0)
     expected = scipy.linalg.solve(hessian + 3 * np.eye(6), b + 3 * centre)
     np.testing.assert_allclose(w, expected, atol=1e-6)
+
+
+def test_proximal_step_in_other_coordinates_has_the_same_minimum():
+    """A symmetric map of the coordinates, and the loose tolerance that goes with it: within its reach of the minimum."""
+    generator = np.random.default_rng(0)
+    root = generator.standard_normal((6, 6))
+    hessian, b, centre = root @ root.T, generator.standard_normal(6), generator.standard_normal(6)
+    values, vectors = np.linalg.eigh(hessian + 3 * np.eye(6))
+
+    def objective(w):
+        return 0.5 * w @ hessian @ w - b @ w, hessian @ w - b
+
+    whitening = vectors * values**-0.5 @ vectors.T
+    w, iterations = training.proximal_step(objective, centre, 3.0, lambda u: whitening @ u, 1e-6)
+    np.testing.assert_allclose(w, scipy.linalg.solve(hessian + 3 * np.eye(6), b + 3 * centre), atol=1e-6)
+    assert iterations <= 2, "a quadratic whose curvature is one is minimised by a step"
+
+
+def test_a_large_network_is_polished_in_whitened_coordinates(monkeypatch):
+    """To the same tolerance as a small one, in fewer iterations."""
+    options = ("model.target_params=300", "data.n_data=500", "training.steps=1000", "training.polish_steps=20000")
+    plain = artifact.build(problems.config(*options), problems.silent).meta["metrics"]
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 100)
+    white = artifact.build(problems.config(*options), problems.silent)
+    found, half = white.meta["metrics"], len(white.w0) / 2
+    assert found["further_descent_gain"] < 5e-4 * half
+    assert found["polish_iterations"] < 0.7 * plain["polish_iterations"]
+    assert abs(found["L0"] - plain["L0"]) * 500 / np.log(500) < 0.02 * half
 
 
 def test_objective_is_spread_over_devices(monkeypatch):

@@ -3,8 +3,7 @@
 import numpy as np
 
 from lambda_hat.analysis import estimates, status
-from lambda_hat.config import MCLMC, SGLD
-from lambda_hat.samplers import density as densities
+from lambda_hat.config import MCLMC, SGLD, Laplace
 from lambda_hat.targets import truths
 
 
@@ -21,30 +20,36 @@ def analyse(config, target, result, beta, gamma):
     records, steps = result.draws.records, result.draws.steps
     llc = estimates.summarise(records.excess)
     stein = estimates.summarise(records.stein)
-    expected = float(densities.shares_trace(result.density))
+    expected = float(result.density.shares.trace())
     controlled, coefficient = estimates.control_variate(records.excess, records.stein_curvature, expected)
     acceptance = float(np.mean(steps.acceptance))
     divergences = int(np.sum(steps.diverging))
-    budget = estimates.budget(
-        llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
-    )
-    verdict, reasons = status.judge(
-        status.Evidence(
-            excess=records.excess,
-            distance2=records.distance2,
-            llc=llc,
-            low=budget.interval[0],
-            predicted_bias=result.tuned.get("predicted_bias", 0.0),
-            stein=stein,
-            p=p,
-            w0_norm2=float(target.w0 @ target.w0),
-            baseline_gain=result.baseline_gain,
-            acceptance=acceptance,
-            warmup=config.sampler.warmup,
-            shortened=bool(result.tuned.get("shortened")),
-            divergences=divergences,
+    spread = llc.std
+    if isinstance(config.sampler, Laplace):
+        budget = estimates.laplace_budget(result.laplace, llc, result.baseline_gain)
+        verdict, reasons = status.judge_laplace(result.laplace, llc, result.baseline_gain)
+        llc = llc._replace(mean=result.laplace, mcse=np.nan, ess=np.nan, rhat=np.nan)
+    else:
+        budget = estimates.budget(
+            llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
         )
-    )
+        verdict, reasons = status.judge(
+            status.Evidence(
+                excess=records.excess,
+                distance2=records.distance2,
+                llc=llc,
+                low=budget.interval[0],
+                predicted_bias=result.tuned.get("predicted_bias", 0.0),
+                stein=stein,
+                p=p,
+                w0_norm2=float(target.w0 @ target.w0),
+                baseline_gain=result.baseline_gain,
+                acceptance=acceptance,
+                warmup=config.sampler.warmup,
+                shortened=bool(result.tuned.get("shortened")),
+                divergences=divergences,
+            )
+        )
     gradients = float(np.sum(steps.gradients))
     loss0 = float(result.density.loss0)
     return {
@@ -55,6 +60,8 @@ def analyse(config, target, result, beta, gamma):
         "llc_mcse": llc.mcse,
         "llc_interval95": budget.interval,
         "error": {name: getattr(budget, name) for name in budget._fields if name != "interval"},
+        "chains": records.excess.shape[0],
+        "draws": records.excess.shape[1],
         "ess": llc.ess,
         "rhat": llc.rhat,
         "status": verdict,
@@ -69,7 +76,7 @@ def analyse(config, target, result, beta, gamma):
         "L0": loss0,
         "total_fges": result.warmup_gradients + gradients,
         "fges": {"warmup": result.warmup_gradients, "draws": gradients},
-        "llc_variance_estimator": llc.std**2,
+        "llc_variance_estimator": spread**2,
         "control_variate": {"llc_mean": controlled.mean, "llc_mcse": controlled.mcse, "coefficient": coefficient},
         "sensitivities": estimates.sensitivities(records.excess, records.distance2, gamma),
         "stein_identity": {"mean": stein.mean, "mcse": stein.mcse, "expected": p},

@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lambda_hat.analysis import estimates
+
 WARN, BAD = "warn", "bad"
+
+RHAT, ESS = 1.01, 400
+"""The largest R-hat and the smallest effective sample size that pass."""
 
 
 class Evidence(NamedTuple):
@@ -52,6 +57,32 @@ def judge(evidence):
     return (found[0][0] if found else "ok"), [reason for _, reason in found]
 
 
+def is_enough(excess, mcse_target):
+    """Whether draws `[chains, draws]` give λ̂ to this relative standard error, with an R-hat and an ESS that pass.
+
+    A fixed-width stopping rule (Glynn and Whitt, Ann. Appl. Probab. 2:180, 1992); False where there is no target.
+    """
+    if mcse_target is None or not np.all(np.isfinite(excess)):
+        return False
+    llc = estimates.summarise(excess)
+    return llc.ess >= ESS and not llc.rhat > RHAT and llc.mcse <= mcse_target * abs(llc.mean)
+
+
+def judge_laplace(laplace, drawn, baseline_gain):
+    """The verdict on a Laplace value ½ tr R, given the `estimates.Chains` of its Gaussian's draws, and the reasons."""
+    found, apart = [], drawn.mean / laplace - 1 if laplace > 0 else np.inf
+    if not abs(apart) < 0.5:
+        found.append((BAD, "the posterior is not a Gaussian around w0: take another sampler"))
+    elif abs(apart) > 0.02 + 4 * drawn.mcse / laplace:
+        reason = f"draws of the Gaussian have {100 * apart:+.1f} % of its λ̂: the posterior is not quadratic; take another sampler"
+        found.append((WARN, reason))
+    share = baseline_gain / max(laplace, 1e-12)
+    if share > 0.01:
+        found.append((BAD if share > 0.2 else WARN, _no_minimum(baseline_gain, share)))
+    found.sort(key=lambda finding: finding[0] != BAD)
+    return (found[0][0] if found else "ok"), [reason for _, reason in found]
+
+
 def _not_finite(e):
     broken = int(np.sum(~np.isfinite(e.excess)))
     if broken:
@@ -80,13 +111,13 @@ def _no_warmup(e):
 def _disagreement(e):
     if e.excess.shape[0] == 1:
         return WARN, "one chain alone cannot show whether it has converged"
-    if e.llc.rhat > 1.01:
-        return (BAD if e.llc.rhat > 1.1 else WARN), f"R-hat {e.llc.rhat:.3f} > 1.01: chains disagree"
+    if e.llc.rhat > RHAT:
+        return (BAD if e.llc.rhat > 1.1 else WARN), f"R-hat {e.llc.rhat:.3f} > {RHAT}: chains disagree"
 
 
 def _few_effective(e):
-    if e.llc.ess < 400:
-        return (BAD if e.llc.ess < 50 else WARN), f"ESS {e.llc.ess:.0f} < 400: too few effective draws"
+    if e.llc.ess < ESS:
+        return (BAD if e.llc.ess < 50 else WARN), f"ESS {e.llc.ess:.0f} < {ESS}: too few effective draws"
 
 
 def _acceptance(e):
@@ -152,9 +183,11 @@ def _stein(e):
 def _baseline(e):
     share = e.baseline_gain / max(e.llc.mean, 1e-12) if np.isfinite(e.llc.mean) else 0.0
     if share > 0.01:
-        return (BAD if share > 0.2 else WARN), (
-            f"w0 is not a minimum: a local descent gains {e.baseline_gain:.3g}, {100 * share:.1f} % of λ̂; train or polish longer"
-        )
+        return (BAD if share > 0.2 else WARN), _no_minimum(e.baseline_gain, share)
+
+
+def _no_minimum(gain, share):
+    return f"w0 is not a minimum: a local descent gains {gain:.3g}, {100 * share:.1f} % of λ̂; train or polish longer"
 
 
 _CHECKS = (

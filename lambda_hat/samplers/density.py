@@ -9,25 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lambda_hat.targets import losses
-
-
-class Metric(NamedTuple):
-    """A symmetric linear map M = rest·I + V (diag(scales) − rest) Vᵀ, applied in O(pk).
-
-    Attributes:
-        vectors: orthonormal columns V `[p, k]`.
-        scales: M's eigenvalues on them `[k]`.
-        rest: its eigenvalue everywhere else.
-    """
-
-    vectors: Float[Array, "p k"]
-    scales: Float[Array, " k"]
-    rest: Float[Array, ""]
-
-    def apply(self, u: Float[Array, " p"]) -> Float[Array, " p"]:
-        """M u."""
-        return self.rest * u + self.vectors @ ((self.scales - self.rest) * (u @ self.vectors))
+from lambda_hat.targets import losses, metrics
+from lambda_hat.targets.curvature import Curvature
 
 
 class Density(NamedTuple):
@@ -48,8 +31,8 @@ class Density(NamedTuple):
     loss0: Float[Array, ""]
     nbeta: Float[Array, ""]
     gamma: Float[Array, ""]
-    metric: Metric
-    shares: Metric
+    metric: metrics.Metric | metrics.LayerMetric
+    shares: metrics.Metric | metrics.LayerMetric
 
 
 class Record(NamedTuple):
@@ -76,14 +59,14 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
         rows: the data in `dtype`.
         w0: `[p]` float64.
         nbeta, gamma: nβ and γ.
-        curvature: `targets.curvature.Curvature` of this loss at w0.
+        curvature: `targets.curvature.Curvature` or `LayerCurvature` of this loss at w0.
         metric: `curvature` or `identity`.
         dtype: `float32` or `float64`.
     """
     if metric == "curvature":
-        mass = whitening(curvature, nbeta, gamma, dtype)
+        mass = metrics.whitening(curvature, nbeta, gamma, dtype)
     else:
-        mass = Metric(jnp.zeros((len(w0), 0), dtype), jnp.zeros(0, dtype), jnp.ones((), dtype))
+        mass = metrics.Metric(jnp.zeros((len(w0), 0), dtype), jnp.zeros(0, dtype), jnp.ones((), dtype))
     centre = jnp.asarray(w0, dtype)
     return Density(
         rows=rows,
@@ -96,31 +79,18 @@ def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):
     )
 
 
-def whitening(curvature, nbeta, gamma, dtype):
-    """The `Metric` M = (nβH + γ)^(-1/2) of a `targets.curvature.Curvature`."""
-    h = np.maximum(curvature.eigenvalues, 0.0)
-    scales = jnp.asarray((nbeta * h + gamma) ** -0.5, dtype)
-    return Metric(jnp.asarray(curvature.eigenvectors, dtype), scales, jnp.asarray(gamma**-0.5, dtype))
-
-
 def shares(curvature, nbeta, gamma, dtype):
-    """R = nβH(nβH + γ)^{-1}, as a `Metric`, of a `targets.curvature.Curvature`; its mean curvature in all directions not kept."""
-    h = nbeta * np.maximum(curvature.eigenvalues, 0.0)
-    p, k = curvature.eigenvectors.shape
-    rest = nbeta * max(curvature.trace - float(np.sum(curvature.eigenvalues)), 0.0) / (p - k) if p > k else 0.0
-    vectors = jnp.asarray(curvature.eigenvectors, dtype)
-    return Metric(vectors, jnp.asarray(h / (h + gamma), dtype), jnp.asarray(rest / (rest + gamma), dtype))
-
-
-def shares_trace(density):
-    """tr R, twice the Laplace value of λ̂."""
-    p, k = density.shares.vectors.shape
-    return jnp.sum(density.shares.scales) + (p - k) * density.shares.rest
+    """R = nβH(nβH + γ)^{-1} of a curvature; in directions that it does not know, H is their mean curvature."""
+    rest = 0.0
+    if isinstance(curvature, Curvature) and curvature.eigenvectors.shape[0] > curvature.eigenvectors.shape[1]:
+        p, k = curvature.eigenvectors.shape
+        rest = max(curvature.trace - float(np.sum(curvature.eigenvalues)), 0.0) / (p - k)
+    return metrics.of(curvature, lambda h: nbeta * h / (nbeta * h + gamma), rest, dtype)
 
 
 def is_degenerate(density):
     """Whether the Hessian at w0 vanishes, so that R has nothing to say."""
-    return shares_trace(density) < 1e-6 * density.w0.size
+    return density.shares.trace() < 1e-6 * density.w0.size
 
 
 def log_density_and_grad(loss, density, u):
@@ -158,16 +128,10 @@ def record(density, u, logp, grad):
     """The `Record` of a draw from what the kernel's state already holds: no pass over the data."""
     shift = density.metric.apply(u.astype(density.w0.dtype)).astype(jnp.float64)
     distance2 = shift @ shift
-    force = -unapply(density.metric, grad)
+    force = -density.metric.unapply(grad)
     return Record(
         excess=-logp - 0.5 * density.gamma * distance2,
         distance2=distance2,
         stein=-u @ grad,
         stein_curvature=density.shares.apply(shift) @ force,
     )
-
-
-def unapply(metric, v):
-    """M^{-1} v."""
-    inverse = Metric(metric.vectors, 1 / metric.scales, 1 / metric.rest)
-    return inverse.apply(v)

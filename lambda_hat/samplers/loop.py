@@ -22,11 +22,11 @@ from lambda_hat.samplers import density as densities
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
-CHUNKS = 10
-"""Calls that the recorded draws of a run are split into."""
+CHUNKS = 20
+"""Calls that the recorded draws of a run are split into; after each it is asked whether they are enough."""
 
 MAP_FLOPS = 1e8
-"""A full gradient that costs more than this is computed chain by chain, so that activations stay in the cache."""
+"""On a CPU a full gradient that costs more than this is computed chain by chain, so that activations stay in the cache."""
 
 
 class Step(NamedTuple):
@@ -110,8 +110,8 @@ def over_chains(function, large):
 
 
 def is_large(density):
-    """Whether one full gradient is work enough to be done chain by chain."""
-    return 6 * density.rows.weight.size * density.w0.size > MAP_FLOPS
+    """Whether one full gradient is work enough to be done chain by chain: never on a GPU, which wants all chains at once."""
+    return jax.default_backend() == "cpu" and 6 * density.rows.weight.size * density.w0.size > MAP_FLOPS
 
 
 def starts(density, curvature_scales, chains, seed):
@@ -122,7 +122,7 @@ def starts(density, curvature_scales, chains, seed):
     p = density.w0.size
     z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(jnp.arange(chains))
     shift = jax.vmap(curvature_scales.apply)(0.3 * z)
-    return jax.vmap(partial(densities.unapply, density.metric))(shift)
+    return jax.vmap(density.metric.unapply)(shift)
 
 
 def transitions(algorithm, density, tuning, state, key, shared, thin):
@@ -179,9 +179,9 @@ class Loop:
 
     def positions(self, states):
         """w − w0 of all chains `[chains, p]`, in NumPy, float64."""
-        return np.asarray(_shifts(self.density.metric, states.position), float)
+        return np.asarray(_shifts(self.density, states.position), float)
 
-    def advance(self, tuning, states, stream_name, first, count, done=lambda chunk: None):
+    def advance(self, tuning, states, stream_name, first, count, done=lambda parts: False):
         """The draws numbered `first` to `first + count − 1` of a random stream.
 
         Arguments:
@@ -189,7 +189,7 @@ class Loop:
             states: of all chains.
             stream_name: which random stream.
             first, count: which draws of it.
-            done: called after each chunk with its number of draws.
+            done: called after each chunk with the records of all so far, in a list; where it says so, no more are made.
 
         Returns:
             the states after them, and `Draws` without seconds.
@@ -210,17 +210,22 @@ class Loop:
                 self.thin,
             )
             parts.append(jax.tree.map(lambda leaf, taken=taken: np.asarray(leaf)[:, :taken], out))
-            done(taken)
+            if done([part[0] for part in parts]):
+                break
         records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
         return states, Draws(records, steps, None, params if self.config.save_params else None)
 
-    def run(self, tuning, states, log=lambda done: None):
-        """The recorded draws: `Draws` and the final states; `log` is called after each chunk with the draws done."""
+    def run(self, tuning, states, enough=lambda excess: False):
+        """The recorded draws: `Draws` and the final states.
+
+        Arguments:
+            enough: given the excess of all draws so far `[chains, draws]` after each chunk, whether to make no more.
+        """
         began, seconds = time.perf_counter(), []
 
-        def done(taken):
-            seconds.extend([time.perf_counter() - began] * taken)
-            log(len(seconds))
+        def done(parts):
+            seconds.extend([time.perf_counter() - began] * parts[-1].excess.shape[1])
+            return enough(np.concatenate([part.excess for part in parts], 1))
 
         states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done)
         return draws._replace(seconds=np.asarray(seconds)), states
@@ -232,8 +237,8 @@ def _states(algorithm, density, positions, keys):
 
 
 @jax.jit
-def _shifts(metric, positions):
-    return jax.vmap(lambda u: metric.apply(u.astype(metric.rest.dtype)))(positions)
+def _shifts(density, positions):
+    return jax.vmap(lambda u: density.metric.apply(u.astype(density.w0.dtype)))(positions)
 
 
 @lru_cache(maxsize=8)

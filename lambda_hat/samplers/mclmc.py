@@ -98,7 +98,7 @@ def warm_up(config, loss, chains, states, first, draws, log):
         return loop.Settled(states, tuning, 0.0, {k: float(v) for k, v in tuning._asdict().items()})
     spent = 0.0
     if config.step_size is None or config.decoherence_length is None:
-        found, states, spent = _tune(config, loss, chains.density, states, tuning, draws * chains.thin)
+        found, states, spent = _tune(config, loss, chains.density, states, tuning, draws * chains.thin // 2)
         tuning = Tuning(
             tuning.step_size if config.step_size else found.step_size,
             tuning.decoherence_length if config.decoherence_length else found.decoherence_length,

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat.config import HMC, MCLMC, SGLD
+from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
-from lambda_hat.samplers import hmc, loop, mclmc, sgld
+from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
 from lambda_hat.targets import curvature as curvatures
+from lambda_hat.targets import metrics
 
 LAPLACE_DRAWS = 16
 """Laplace draws that the choice of coordinates is made on."""
@@ -24,6 +25,9 @@ on trained networks at γ = 100, 40-200 at γ = 1, 1e4 and more at the singular 
 
 SETTLED_FROM = 40
 """Fewest draws of warm-up of which a quarter goes to settling the chains and measuring the curvature along them."""
+
+POSITIONS = 4
+"""Positions of each chain, in the later half of settling, at which the curvature is measured."""
 
 CAUTION = 5.0
 """Divisor of SGLD's bias target where the posterior is not quadratic, and the bias predicted too small."""
@@ -40,7 +44,7 @@ class Result(NamedTuple):
         warmup_gradients: full-data gradients spent before the first recorded draw, all chains, tuning included.
         tuned: settings that were adapted or computed.
         density: what was sampled.
-        laplace: λ̂ if the posterior were the Gaussian of the curvature at w0; None where not all of that is known.
+        laplace: λ̂ if the posterior were the Gaussian of the curvature at w0.
         baseline_gain: by how much nβL_n + γ/2|w−w0|² falls below its value at w0, by a Newton step: the share of λ̂'s
             error that is due to w0 not being a minimum.
         seconds: wall-clock time of `adapt` and `sample`, compilation included.
@@ -50,7 +54,7 @@ class Result(NamedTuple):
     warmup_gradients: float
     tuned: dict
     density: densities.Density
-    laplace: float | None
+    laplace: float
     baseline_gain: float
     seconds: dict
 
@@ -80,8 +84,7 @@ def choose_metric(sampler, loss, whitened):
         return sampler.metric, None, 0
     if getattr(sampler, "precond", "none") != "none":
         return "identity", None, 0
-    shape = (LAPLACE_DRAWS, whitened.metric.scales.size)
-    z = jax.random.normal(loop.stream(sampler.seed, "metric"), shape, whitened.w0.dtype)
+    z = jax.random.normal(loop.stream(sampler.seed, "metric"), (LAPLACE_DRAWS, whitened.w0.size), whitened.w0.dtype)
     ratio = float(np.median(_laplace_potentials(loss, whitened, z)))
     near = ratio < LAPLACE_TOLERATED and not densities.is_degenerate(whitened)
     return "curvature" if near else "identity", ratio, LAPLACE_DRAWS
@@ -89,16 +92,16 @@ def choose_metric(sampler, loss, whitened):
 
 @partial(jax.jit, static_argnums=0)
 def _laplace_potentials(loss, whitened, z):
-    """Potentials of Laplace draws in the kept directions, `[draws]`, over the ones expected of them."""
+    """Potentials of Laplace draws in the directions known, `[draws]`, over the ones expected of them."""
 
     def potential(z):
-        u = densities.unapply(whitened.metric, whitened.metric.vectors @ (whitened.metric.scales * z))
-        return -densities.log_density_and_grad(loss, whitened, u)[0] / (0.5 * z @ z)
+        u = whitened.metric.known(z)
+        return -densities.log_density_and_grad(loss, whitened, u)[0] / (0.5 * u @ u)
 
     return jax.lax.map(potential, z)
 
 
-def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
+def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess: False):
     """Run a sampler.
 
     Arguments:
@@ -109,6 +112,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
         n: number of pairs.
         curvature: of this loss at w0.
         log: called with a line for each phase.
+        enough: given the excess so far `[chains, draws]`, whether no more draws are wanted.
 
     Returns:
         `Result`.
@@ -116,6 +120,8 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
     make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
     whitened = make("curvature", sampler.dtype)
+    if isinstance(sampler, Laplace):
+        return _laplace(sampler, loss, whitened)
     metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened)
     density = whitened if metric == "curvature" else make("identity", sampler.dtype)
     wide = metric == "identity" and laplace_ratio is not None
@@ -141,46 +147,71 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log):
     states, tuned = jax.block_until_ready(settled.states), settled.chosen
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
-    draws, _ = chains.run(
-        settled.tuning, states, lambda done: log(f"{sampler.name}: {done}/{sampler.draws} draws", True)
-    )
+
+    def stop(excess):
+        made, stopped = excess.shape[1], enough(excess)
+        ending = ", enough for the error aimed at" if stopped and made < sampler.draws else ""
+        log(f"{sampler.name}: {made}/{sampler.draws} draws{ending}", not ending)
+        return stopped
+
+    draws, _ = chains.run(settled.tuning, states, stop)
     finished = time.perf_counter()
 
-    grad = densities.evaluate(loss, whitened, np.zeros(len(w0)))[1]
     return Result(
         draws=draws,
         warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,
         tuned=tuned
-        | {"metric": "curvature" if chains.density.metric.scales.size else "identity", "laplace_ratio": laplace_ratio},
+        | {"metric": "curvature" if chains.density.metric.whitens else "identity", "laplace_ratio": laplace_ratio},
         density=chains.density,
-        laplace=float(densities.shares_trace(whitened)) / 2 if len(curvature.eigenvalues) == len(w0) else None,
-        baseline_gain=0.5 * float(grad @ grad),
+        laplace=float(whitened.shares.trace()) / 2,
+        baseline_gain=_baseline_gain(loss, whitened),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
+    )
+
+
+def _baseline_gain(loss, whitened):
+    grad = densities.evaluate(loss, whitened, np.zeros(whitened.w0.size))[1]
+    return 0.5 * float(grad @ grad)
+
+
+def _laplace(sampler, loss, whitened):
+    draws = laplace.draw(sampler, loss, whitened)
+    return Result(
+        draws=draws,
+        warmup_gradients=CENTRE_GRADIENTS - 1,
+        tuned={"metric": "curvature"},
+        density=whitened,
+        laplace=float(whitened.shares.trace()) / 2,
+        baseline_gain=_baseline_gain(loss, whitened),
+        seconds={"adapt": 0.0, "sample": draws.seconds[-1]},
     )
 
 
 def _whiten_along(method, chains, states, draws, loss, log):
     """Settle the chains, and whiten their coordinates by the curvature that they meet.
 
-    The mean Hessian at two positions of each chain takes the place of the one at w0 in the metric of `chains`.
+    The mean curvature at POSITIONS of each chain takes the place of the one at w0 in the metric of `chains`.
 
     Returns:
         states in the new coordinates, and the gradients spent.
     """
-    density, last = chains.density, draws // 4
+    density, apart = chains.density, max(1, draws // (2 * POSITIONS))
+    last = apart * (POSITIONS - 1)
     settled = method.settle(chains, states, draws - last, log)
-    later, out = chains.advance(settled.tuning, settled.states, "warmup", draws - last, last)
-    spent = settled.gradients + float(np.sum(out.steps.gradients))
-    positions = chains.positions(later)
-    points = np.concatenate([chains.positions(settled.states), positions])
+    later, spent, points = settled.states, settled.gradients, [chains.positions(settled.states)]
+    for first in range(draws - last, draws, apart):
+        later, out = chains.advance(settled.tuning, later, "warmup", first, apart)
+        spent += float(np.sum(out.steps.gradients))
+        points.append(chains.positions(later))
+    positions, points = points[-1], np.concatenate(points)
     if not np.all(np.isfinite(points)):
         log("warm-up broke down before the curvature along the chains could be measured: keeping that at w0")
         return states, spent
     curvature = curvatures.along(loss, density.rows, np.asarray(density.w0, float) + points, chains.config.seed)
-    metric = densities.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
+    metric = metrics.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
     chains.move(density._replace(metric=metric))
     spent += curvature.gradients + method.algorithm.init_cost * chains.config.chains
-    return chains.states(jax.vmap(partial(densities.unapply, metric))(jnp.asarray(positions))), spent
+    return chains.states(jax.vmap(metric.unapply)(jnp.asarray(positions))), spent
 
 
 class _Method(NamedTuple):

@@ -30,10 +30,6 @@ POWER_ITERATIONS = 20
 THIN, MOST_THIN = 20, 400
 """Transitions of a draw in warm-up, and the fewest and most of a recorded one, where they are not typed in."""
 
-RELAXATION = {True: 0.3, False: 1.0}
-"""What the slowest direction relaxes by between two draws, at least, where a full gradient is much work and where it is little:
-two draws of L_n are then about a quarter and half independent."""
-
 SMALLEST_BATCH = 32
 
 OVERHEAD = 128
@@ -197,10 +193,8 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
         settled = _choose(config, loss, chains.density, settled, first + draws, n, batch)
     step_size = float(settled.tuning.step_size)
     if config.thin is None:
-        wanted = RELAXATION[loop.is_large(chains.density)] / max(
-            _slowest_rate(config, chains.density, settled.tuning), 1e-300
-        )
-        chains.thin = int(np.clip(np.ceil(wanted), THIN, MOST_THIN))
+        cost = _gradient_cost(config, loss, n, batch) + OVERHEAD / n
+        chains.thin = _cheapest_thin(_slowest_rate(config, chains.density, settled.tuning), cost)
     chosen = {"step_size": step_size, "batch_size": batch, "thin": chains.thin}
     chosen |= {"control_variate": batch < n and is_controlled(config)} | settled.chosen
     if config.precond != "none":
@@ -208,9 +202,20 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
     return settled._replace(chosen=chosen)
 
 
+def _cheapest_thin(rate, cost):
+    """The transitions of a draw that make the most effective draws of L_n for the work.
+
+    Arguments:
+        rate: what L_n in the slowest direction forgets in a transition.
+        cost: of a transition, in full gradients; recording a draw costs one.
+    """
+    thins = np.arange(THIN, MOST_THIN + 1)
+    return int(thins[np.argmax(np.tanh(rate * thins / 2) / (1 + cost * thins))])
+
+
 def _slowest_rate(config, density, tuning):
     """Twice what a direction without curvature relaxes by in a transition."""
-    rate = float(tuning.step_size) * (1 if density.metric.scales.size else float(density.gamma))
+    rate = float(tuning.step_size) * (1 if density.metric.whitens else float(density.gamma))
     return rate / (1 if config.precond == "none" else float(tuning.stabilizer))
 
 
@@ -334,7 +339,7 @@ def _twice_llc(density, llc):
 
     On the 10k-parameter network tr R is 2.1 times 2λ̂.
     """
-    laplace = np.inf if densities.is_degenerate(density) else float(densities.shares_trace(density))
+    laplace = np.inf if densities.is_degenerate(density) else float(density.shares.trace())
     return min(laplace, 2 * llc) if llc and llc > 0 else laplace
 
 

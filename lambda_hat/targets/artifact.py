@@ -183,20 +183,16 @@ def curvature(directory, target, posterior):
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
     path = Path(directory) / f"curvature_{name}.npz"
     if path.is_file():
-        kept = _arrays(path)
-        return curvatures.Curvature(
-            kept["eigenvalues"], kept["eigenvectors"], float(kept["trace"]), int(kept["gradients"])
-        )
+        return curvatures.from_arrays(_arrays(path))
     dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
-    found = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0)
-    found = found._replace(eigenvectors=found.eigenvectors.astype(np.float32))  # the same as whoever reads it will have
+    kept = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0).to_arrays()
     hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
     try:
-        np.savez(hidden, **found._asdict())
+        np.savez(hidden, **kept)
         os.replace(hidden, path)
     finally:
         hidden.unlink(missing_ok=True)
-    return found
+    return curvatures.from_arrays(kept)  # the same as whoever reads it will have
 
 
 def _arrays(path):

@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 CHUNK_BYTES = 2**17
 """Activations of the widest layer that one chunk of rows should fill, small enough to stay in a core's cache."""
 
+GPU_CHUNK_BYTES = 2**22
+"""The same on a GPU, which wants large matrices, and does all chains at once: not measured."""
+
 
 class Rows(NamedTuple):
     """The data set in one precision, padded with rows of weight zero to whole chunks.
@@ -35,16 +38,22 @@ class Loss(NamedTuple):
     """L_n as a function of the flat parameter vector w `[p]`.
 
     Attributes:
-        examples: w, x `[b, d]`, y `[b, …]` → loss of each pair `[b]`; None for an analytic model.
+        outputs: w, x `[b, d]` → the network's outputs `[b, d_out]`; None for an analytic model.
+        pair: outputs, y `[b, …]` → loss of each pair `[b]`; None for an analytic model.
         potential: w → L(w) of an analytic model; None for a network.
         unravel: w → the model's parameters.
         scale: what brings the loss to ½ squared error (σ² for nll), so that a learning rate means the same at every σ.
     """
 
-    examples: Callable | None
+    outputs: Callable | None
+    pair: Callable | None
     potential: Callable | None
     unravel: Callable
     scale: float
+
+    def examples(self, w, x, y):
+        """Loss of each pair `[b]`."""
+        return self.pair(self.outputs(w, x), y)
 
 
 def build(model, params, y, *, loss, noise_scale, student_t_df):
@@ -60,7 +69,7 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
     """
     _, unravel = ravel_pytree(params)
     if model.potential is not None:
-        return Loss(None, lambda w: model.potential(_cast(unravel, w)), unravel, 1.0)
+        return Loss(None, None, lambda w: model.potential(_cast(unravel, w)), unravel, 1.0)
     if np.issubdtype(np.asarray(y).dtype, np.integer):
         pair, scale = _cross_entropy, 1.0
     else:
@@ -73,7 +82,7 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
         }[loss]
         pair = _of_residual(pair)
         scale = {"nll": noise_scale**2, "mse": 0.5, "student_t": noise_scale**2}[loss]
-    return Loss(lambda w, x, y: pair(model.apply(_cast(unravel, w), x), y), None, unravel, scale)
+    return Loss(lambda w, x: model.apply(_cast(unravel, w), x), pair, None, unravel, scale)
 
 
 def _cast(unravel, w):
@@ -102,7 +111,8 @@ def to_rows(x, y, widest, dtype, multiple=1):
     n = len(x)
     if x.shape[1] == 0:
         return Rows(jnp.zeros((1, 1, 0), dtype), jnp.zeros((1, 1, 0), dtype), jnp.ones((1, 1), dtype))
-    size = min(n, max(64, CHUNK_BYTES // (widest * np.dtype(dtype).itemsize)))
+    budget = CHUNK_BYTES if jax.default_backend() == "cpu" else GPU_CHUNK_BYTES
+    size = min(n, max(64, budget // (widest * np.dtype(dtype).itemsize)))
     chunks = -(-n // size)
     chunks = -(-chunks // multiple) * multiple if chunks > 1 else 1
     size = -(-n // chunks)

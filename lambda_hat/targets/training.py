@@ -2,9 +2,11 @@
 
 Minibatch descent leaves a gradient that biases the LLC (L_n(w0) is the baseline), and a noisy regression has valleys that
 fall slowly for ever. What matters is whether w0 is a minimum *at the localization γ*: of nβL_n + γ/2 |w−w0|². So the
-polish iterates the proximal point map of nβL_n until one application gains next to nothing.
+polish iterates the proximal point map of nβL_n until one application gains next to nothing; for large networks in coordinates
+whitened by the curvature, where a tenth of the iterations do.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+from threadpoolctl import threadpool_limits
 
 from lambda_hat import parallel
 from lambda_hat.config import Descent
-from lambda_hat.targets import losses
+from lambda_hat.targets import curvature, losses, metrics
 
 PROXIMAL_ITERATIONS = 200
 """Quasi-Newton iterations of one proximal step."""
@@ -62,22 +65,33 @@ def train(config, loss, rows, n, start, key):
         raise FloatingPointError(
             f"training ended at a loss that is not finite after {steps} steps; lower training.learning_rate"
         )
-    iterations = 0
-    if config.polish_steps and np.any(grad):
-        tolerance = config.polish_tolerance * len(w) / 2
-        w, iterations = polish(objective, w, config.polish_localization, config.polish_steps, tolerance)
-        value, grad = objective(w)
-    further = proximal_step(objective, w, config.polish_localization)[0] if np.any(grad) else w
-    metrics = {
+    iterations, gain = 0, 0.0
+    if np.any(grad):
+        gamma, tolerance = config.polish_localization, config.polish_tolerance * len(w) / 2
+        coordinates = _coordinates(loss, rows, w, nbeta, gamma)
+        step = partial(proximal_step, objective, localization=gamma, coordinates=coordinates, tolerance=tolerance)
+        if config.polish_steps:
+            w, iterations, gain = polish(objective, step, w, config.polish_steps, tolerance)
+            value, grad = objective(w)
+        else:
+            gain = value - objective(step(w)[0])[0]
+    found = {
         "L0": value / nbeta,
         "gradient_norm": float(np.linalg.norm(grad)) / nbeta,
-        "further_descent_gain": value - objective(further)[0],
+        "further_descent_gain": gain,
         "further_descent_localization": config.polish_localization,
         "w0_norm": float(np.linalg.norm(w)),
         "steps": steps,
         "polish_iterations": iterations,
     }
-    return Minimum(w, metrics)
+    return Minimum(w, found)
+
+
+def _coordinates(loss, rows, w, nbeta, gamma):
+    """The map in whose coordinates nβL_n + γ/2 |w − w0|² has a curvature of about one, for `proximal_step`."""
+    if not curvature.is_layered(loss, len(w)):
+        return None
+    return jax.jit(metrics.whitening(curvature.at(loss, rows(np.float32), w, seed=0), nbeta, gamma, np.float64).apply)
 
 
 def full_batch(loss, rows, scale):
@@ -148,35 +162,47 @@ _OPTIMIZERS = {
 # --- second order -----------------------------------------------------------------------------------------------------
 
 
-def polish(objective, w, localization, most, tolerance):
+def polish(objective, step, w, most, tolerance):
     """Proximal steps until one gains less than `tolerance`, at most `most` quasi-Newton iterations in all.
 
     Returns:
-        w `[p]` and the number of iterations.
+        w `[p]`, the number of iterations, and what the last step gained: more than another one would.
     """
-    done = 0
-    while done < most:
+    done, gain = 0, np.inf
+    while done < most and gain >= tolerance:
         value = objective(w)[0]
-        w, iterations = proximal_step(objective, w, localization, min(PROXIMAL_ITERATIONS, most - done))
+        w, iterations = step(w, iterations=min(PROXIMAL_ITERATIONS, most - done))
         done += max(1, iterations)
-        if value - objective(w)[0] < tolerance:
-            break
-    return w, done
+        gain = value - objective(w)[0]
+    return w, done, gain
 
 
-def proximal_step(objective, centre, localization, iterations=PROXIMAL_ITERATIONS):
-    """The minimum of objective(w) + localization/2 |w − centre|² by L-BFGS; returns it and the iterations taken."""
+def proximal_step(objective, centre, localization, coordinates, tolerance, iterations=PROXIMAL_ITERATIONS):
+    """The minimum of objective(w) + localization/2 |w − centre|² by L-BFGS; returns it and the iterations taken.
 
-    def regularised(w):
-        value, grad = objective(w)
-        shift = w - centre
-        return value + 0.5 * localization * shift @ shift, grad + localization * shift
+    Arguments:
+        objective: w → value and gradient.
+        centre: `[p]`.
+        localization: of the proximal term.
+        coordinates: symmetric map u → w − centre in which the curvature is about one; None for the identity.
+        tolerance: in whitened coordinates, the iteration that gains less than a thousandth of it is the last.
+        iterations: most iterations.
+    """
+    move = (lambda u: u) if coordinates is None else (lambda u: np.asarray(coordinates(u)))
 
-    result = scipy.optimize.minimize(
-        regularised,
-        centre,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": iterations, "maxfun": 10 * iterations, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-8},
-    )
-    return result.x, result.nit
+    def regularised(u):
+        shift = move(u)
+        value, grad = objective(centre + shift)
+        return value + 0.5 * localization * shift @ shift, move(grad + localization * shift)
+
+    start = objective(centre)[0]
+    ftol = 1e-14 if coordinates is None else 1e-3 * tolerance / max(start, 1.0)
+    with threadpool_limits(1, "blas"):  # idle threads of its own spin, and take XLA's cores
+        result = scipy.optimize.minimize(
+            regularised,
+            np.zeros_like(centre),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations, "maxfun": 10 * iterations, "maxcor": 30, "ftol": ftol, "gtol": 1e-8},
+        )
+    return centre + move(result.x), result.nit
