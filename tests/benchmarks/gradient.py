@@ -44,8 +44,7 @@ def chains_program(dtype, chains, n, metric):
     widest = max(model.widths)
     rows = losses.to_rows(x, y, widest, dtype, len(jax.local_devices()))
     w0 = np.asarray(jax.flatten_util.ravel_pytree(params)[0], float)
-    vectors = np.linalg.qr(generator.standard_normal((w0.size, curvature.TOP)))[0]
-    shape = curvature.Curvature(np.geomspace(100, 1, curvature.TOP), vectors, 2000.0, 0)
+    shape = curvature.at(loss, rows, w0, seed=0)
     made = density.build(loss, rows, w0, n / np.log(n), 100.0, shape, metric, dtype)
     loops = loop.Loop(hmc.algorithm(loss), made, config.sampler, 1)
     tuning = hmc.Tuning(jnp.asarray(1e-3), jnp.asarray(1e-3 * LEAPFROGS), jnp.asarray(1000))
