@@ -177,7 +177,7 @@ REFUSED = [
         "model=smal",
         "expected one of base, deep_linear, monomial, normal_crossing, quadratic, small, tanh, wide. Did you mean small?",
     ),
-    ("sampler=hcm", "expected one of hmc, mclmc, sgld. Did you mean hmc?"),
+    ("sampler=hcm", "expected one of hmc, laplace, mclmc, sgld. Did you mean hmc?"),
     ("sampler=", "sampler=: there is no such option; expected one of hmc"),
     ("experiment=nope", "experiment=nope: there is no such option"),
     ("hydra/launcher=nope", "hydra/launcher=nope: there is no such option; expected one of"),

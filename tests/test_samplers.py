@@ -71,7 +71,7 @@ GRID = {
     "sgld minibatch": (regression, (*SGLD, "sampler.control_variate=false"), 0.04),
     "sgld control variate": (regression, SGLD, 0.04),
     "sgld flat direction": (FLAT, SGLD, 0.04),
-    "sgld crossing": (CROSS, SGLD, 0.04),
+    "sgld crossing": (CROSS, (*SGLD, "sampler.draws=700"), 0.04),
     "sgld rmsprop": (quadratic, (*SGLD, "sampler.precond=rmsprop"), 0.08),
     "sgld adam": (quadratic, (*SGLD, "sampler.precond=adam"), 0.15),
 }
@@ -331,11 +331,12 @@ def test_prior_radius_sets_the_localization():
     assert sample.inverse_temperature(replace(posterior, beta=0.3), 1000) == 0.3
 
 
-def test_default_batch_is_nbeta():
+def test_default_batch_is_the_cheapest_where_nbeta_pairs_are_as_noisy_as_a_step_is_wrong():
+    """Cost (B + 640)(1 + nβ/B) is least at B = √(640 nβ)."""
     sampler = config("sampler=sgld").sampler
-    assert sgld.batch_size(sampler, 2000, 263.1) == 264
+    assert sgld.batch_size(sampler, 2000, 263.1) == 411
     assert sgld.batch_size(sampler, 100, 263.1) == 100
-    assert sgld.batch_size(sampler, 2000, 5000.0) == 1000  # the noise of the whole data could not be measured
+    assert sgld.batch_size(sampler, 20000, 500000.0) == 10000  # the noise of the whole data could not be measured
     assert sgld.batch_size(replace(sampler, batch_size=7), 2000, 263.1) == 7
 
 
@@ -408,10 +409,11 @@ def cheapest(made, problem, n, batch, **changes):
 
 
 def test_sgld_takes_the_batch_and_the_control_variate_that_cost_least():
-    """Without control variate, cost (B + 128)(1 + B0/B): least at B = √(128 B0) = 1024 for B0 = 8192."""
+    """Without control variate, cost (B + 640)(1 + B0/B): least at B = √(640 B0) = 5060 for B0 = 40000."""
     problem, made, _ = regression("sampler=sgld")
-    assert cheapest(made, problem, 20000, 8192) == (False, 1024, pytest.approx(0.08 / 9))
-    assert cheapest(made, problem, 20000, 512)[:2] == (False, 512)  # 256 would save a tenth: not worth compiling for
+    assert cheapest(made, problem, 100_000, 40_000) == (False, 4096, pytest.approx(0.08 / (1 + 40_000 / 4096)))
+    assert cheapest(made, problem, 20000, 2048)[:2] == (False, 2048)  # 1024 would save a tenth: not worth compiling for
+    assert cheapest(made, problem, 20000, 64, gradient_noise=9.0, controlled_noise=9.0)[:2] == (False, 512)  # larger
     assert cheapest(made, problem, 20000, 8192, controlled_noise=0.01)[0]
     # stability holds the step at 1/1000: the smallest batch does not shorten it by more than its steps are cheaper
     assert cheapest(made, problem, 20000, 2048, largest_curvature=1000.0) == (False, 32, pytest.approx(0.001))

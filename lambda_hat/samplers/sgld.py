@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.targets import losses
@@ -32,8 +33,9 @@ THIN, MOST_THIN = 20, 400
 
 SMALLEST_BATCH = 32
 
-OVERHEAD = 128
-"""Cost of a transition but for its gradients, in gradients of one pair."""
+OVERHEAD = 640
+"""Cost of a transition but for its gradients (noise, coordinates), in gradients of one pair. Measured on a CPU: 660-690, with 433
+as with 9921 parameters."""
 
 WORTH_IT = 0.7
 """Share of the present batch's cost below which another is taken: its program must be compiled first."""
@@ -90,9 +92,9 @@ class Measured(NamedTuple):
 
 
 def batch_size(config, n, nbeta):
-    """Pairs in the minibatch that warm-up starts with: as asked, or nβ, where minibatch noise adds about as much bias as
-    discretisation; of large data at most half, so that the noise can be measured."""
-    return config.batch_size or int(min(n if n <= 4 * OVERHEAD else n // 2, max(1, np.ceil(nbeta))))
+    """Pairs in the minibatch that warm-up starts with: as asked, or √(OVERHEAD nβ), the cheapest if the noise of nβ pairs adds as
+    much bias as discretisation; of large data at most half, so that the noise can be measured."""
+    return config.batch_size or int(min(n if n <= 4 * OVERHEAD else n // 2, max(1, np.ceil(np.sqrt(OVERHEAD * nbeta)))))
 
 
 def algorithm(config, loss, n, batch):
@@ -248,7 +250,7 @@ def _cheapest(config, loss, settled, n, batch):
     """
     if not _has_choice(config, loss, n, batch):
         return config, batch, settled
-    powers = [2**i for i in range(SMALLEST_BATCH.bit_length() - 1, batch.bit_length()) if 2**i < batch]
+    powers = [2**i for i in range(SMALLEST_BATCH.bit_length() - 1, (n // 2).bit_length())]
     noises = {is_controlled(config): settled.chosen["gradient_noise"]}
     if config.control_variate is None:
         noises[True] = settled.chosen["controlled_noise"]
@@ -299,15 +301,17 @@ def _choose(config, loss, density, settled, number, n, batch):
     """
     states, tuning, gradients, measured = settled
     keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
+    kernel, mesh = _kernel_settings(config), parallel.mesh(config.chains)
     cost = _gradient_cost(config, loss, n, batch)
     if config.precond != "none" and config.stabilizer is None:
-        typical = _typical_gradient(config, loss, density, tuning, states, keys, n, batch)
-        tuning = tuning._replace(stabilizer=STABILIZER * typical)
+        squares = _squares_program(kernel, loss, n, batch, mesh)(density, tuning, states, keys)
+        tuning = tuning._replace(stabilizer=(STABILIZER * jnp.sqrt(jnp.mean(squares))).astype(jnp.float64))
         gradients += config.chains * PROBES * cost
-    kernels = [_kernel_settings(config)]
+    kernels = [kernel]
     if config.control_variate is None and _has_choice(config, loss, n, batch):
-        kernels.append(replace(kernels[0], control_variate=True))
-    found = _measuring_program(tuple(kernels), loss, n, batch)(density, tuning, states, keys)
+        kernels.append(replace(kernel, control_variate=True))
+    program = _measuring_program(tuple(kernels), loss, n, batch, mesh)
+    found = program(density, tuning, states, keys)
     largest, total = float(jnp.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
     typical, *noises = (
         max(0.0, float(value)) / total for value in (jnp.mean(found.curvature), *jnp.mean(found.noise, 0))
@@ -344,8 +348,9 @@ def _twice_llc(density, llc):
 
 
 @lru_cache(maxsize=4)
-def _measuring_program(kernels, loss, n, batch):
-    return jax.jit(partial(_measure, kernels, loss, n, batch))
+def _measuring_program(kernels, loss, n, batch, mesh):
+    measure = partial(_measure, kernels, loss, n, batch)
+    return jax.jit(parallel.shard(measure, mesh, (False, False, True, True), True))
 
 
 def _measure(kernels, loss, n, batch, density, tuning, states, keys):
@@ -400,16 +405,16 @@ def _measure(kernels, loss, n, batch, density, tuning, states, keys):
     return jax.lax.map(lambda pair: one(*pair), (states, keys))
 
 
-def _typical_gradient(config, loss, density, tuning, states, keys, n, batch):
-    """Root mean square over parameters, chains and batches of the stochastic loss gradient."""
+@lru_cache(maxsize=4)
+def _squares_program(config, loss, n, batch, mesh):
+    """Mean square over parameters and batches of the stochastic loss gradient, for each chain."""
 
-    def one(pair):
-        state, key = pair
+    def one(density, tuning, state, key):
         shift = density.metric.apply(state.position.astype(density.w0.dtype))
-        square = jax.lax.map(
-            lambda k: jnp.mean(_gradient(config, loss, density, tuning, shift, k, n, batch) ** 2),
-            jax.random.split(key, PROBES),
-        )
-        return jnp.mean(square)
+        square = lambda key: jnp.mean(_gradient(config, loss, density, tuning, shift, key, n, batch) ** 2)
+        return jnp.mean(jax.lax.map(square, jax.random.split(key, PROBES)))
 
-    return jnp.sqrt(jnp.mean(jax.jit(lambda *pair: jax.lax.map(one, pair))(states, keys))).astype(jnp.float64)
+    def squares(density, tuning, states, keys):
+        return jax.lax.map(lambda pair: one(density, tuning, *pair), (states, keys))
+
+    return jax.jit(parallel.shard(squares, mesh, (False, False, True, True), True))
