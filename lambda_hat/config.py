@@ -283,7 +283,7 @@ class SGLD(Sampling):
     step_size: float | None = setting("step ε in the metric's coordinates; null = from bias_target", gt=0, le=1e6)
     bias_target: float = setting("relative bias of λ̂ that a null step_size aims at", gt=0, lt=1)
     batch_size: int | None = setting(
-        "pairs in a minibatch; null = at most nβ, whatever makes the work least at the bias aimed at", ge=1, le=10**8
+        "pairs in a minibatch; null = whatever takes least time at the bias aimed at", ge=1, le=10**8
     )
     precond: str = setting("diagonal preconditioner", choices=("none", "rmsprop", "adam"))
     control_variate: bool | None = setting(

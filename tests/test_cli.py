@@ -447,13 +447,14 @@ def test_a_run_ends_when_its_error_is_reached(script, tmp_path):
     assert f"{made[0.03]['draws']}/1000 draws, enough for the error aimed at" in outcome.out
 
 
-def test_a_damaged_compilation_cache_is_passed_over(tiny, cache, script, tmp_path):
-    """As another process leaves it that was killed while it wrote."""
+@pytest.mark.parametrize("damaged", (False, True))
+def test_a_compilation_cache_elsewhere_is_used_and_its_damage_passed_over(tiny, cache, tmp_path, damaged):
+    """Damaged as by another process that was killed while it wrote."""
     copy = tmp_path / "cache"
     shutil.copytree(cache.partition("=")[2], copy)
-    kept = list(copy.glob("*-cache"))
+    kept = set(copy.glob("*-cache"))
     assert kept
-    for path in kept:
+    for path in kept if damaged else ():
         os.truncate(path, path.stat().st_size // 2)
     argv = [sys.executable, str(ROOT / "bin" / "sample.py"), *HMC, "force=true", f"runtime.compilation_cache={copy}"]
     outcome = subprocess.run(
@@ -461,3 +462,4 @@ def test_a_damaged_compilation_cache_is_passed_over(tiny, cache, script, tmp_pat
     )
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert "λ̂ =" in outcome.stdout
+    assert set(copy.glob("*-cache")) == kept
