@@ -380,6 +380,45 @@ def test_where_the_posterior_is_gaussian_the_chains_meet_the_curvature_at_w0(nam
     np.testing.assert_allclose(applied @ applied, expected, rtol=1e-6)
 
 
+def test_laplace_draws_are_shrunk_to_where_the_posterior_is():
+    """Not at all on a Gaussian; where L_n rises steeper, to where uᵀ∇U = p, and the curvature is that met there."""
+    problem, made, _ = regression("sampler=hmc", "sampler.dtype=float64")
+    white = density_of(problem, made, "curvature")
+    density, size, gradients = sample._whiten_around(problem.loss, white, 0)
+    assert size == pytest.approx(1, rel=1e-9)
+    assert gradients == 3 + 2 * 6
+    np.testing.assert_allclose(density.metric.apply(jnp.ones(6)), white.metric.apply(jnp.ones(6)), rtol=1e-6)
+
+    white = white._replace(w0=jnp.zeros(6))
+    steep = problem.loss._replace(potential=lambda w: 0.5 * w @ w + 5 * jnp.sum(w**4), outputs=None)
+    density, size, _ = sample._whiten_around(steep, white, 0)
+    assert 0.3 < size < 0.9
+    z = jax.random.normal(loop.stream(0, "metric"), (sample.LAPLACE_DRAWS, 6), jnp.float64)[0]
+    virial = -size * z @ densities.evaluate(steep, white, size * z)[1] / (z @ z)
+    assert virial == pytest.approx(1, abs=0.2)
+    falling = problem.loss._replace(potential=lambda w: -(w @ w), outputs=None)
+    assert sample._whiten_around(falling, white, 0)[:2] == (white, sample.SMALLEST_START)
+
+
+def test_a_large_network_starts_in_the_curvature_around_w0(monkeypatch):
+    """A network counts as large here from two parameters on."""
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 1)
+    made = config(
+        "model.target_params=100",
+        "data.n_data=200",
+        "training=teacher",
+        "sampler=hmc",
+        "sampler.draws=4",
+        "sampler.warmup=1",
+    )
+    problem = problems.of(made)
+    warm, cold = (
+        problem.sample(replace(made, sampler=replace(made.sampler, warmup=draws))).density.metric for draws in (1, 0)
+    )
+    assert warm.scales[0].shape == cold.scales[0].shape
+    assert not np.allclose(warm.scales[0], cold.scales[0], rtol=0.01)
+
+
 def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
     """The run goes on, its draws are not finite, and the log says why."""
     problem, made, _ = regression("sampler=hmc", "sampler.draws=10", "sampler.warmup=80", WHITE)

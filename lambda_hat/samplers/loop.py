@@ -114,14 +114,14 @@ def is_large(density):
     return jax.default_backend() == "cpu" and 6 * density.rows.weight.size * density.w0.size > MAP_FLOPS
 
 
-def starts(density, curvature_scales, chains, seed):
-    """Where chains begin, `[chains, p]`: Laplace draws shrunk to 0.3, off w0 but not far.
+def starts(density, curvature_scales, chains, seed, size=0.3):
+    """Where chains begin, `[chains, p]`: Laplace draws shrunk to `size`, off w0 but not far.
 
     At w0 itself a chain may stick (its gradient is zero), and a full Laplace draw may be far out where L_n is not quadratic.
     """
     p = density.w0.size
     z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(jnp.arange(chains))
-    shift = jax.vmap(curvature_scales.apply)(0.3 * z)
+    shift = jax.vmap(curvature_scales.apply)(size * z)
     return jax.vmap(density.metric.unapply)(shift)
 
 

@@ -21,7 +21,7 @@ from lambda_hat.samplers import loop
 GRADIENTS_PER_STEP = 2
 
 TRIAL_DRAWS = 20
-"""Draws of each chain on which a tuned setting is tried."""
+"""Most draws of each chain on which a tuned setting is tried: a third of the others at most."""
 
 TOLERATED = 3.0
 """A trial passes if its energy variance is below this many times the target."""
@@ -103,7 +103,7 @@ def warm_up(config, loss, chains, states, first, draws, log):
             tuning.step_size if config.step_size else found.step_size,
             tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
         )
-    settled = _trials(config, chains, states, tuning, "warmup", first, TRIAL_DRAWS, log)
+    settled = _trials(config, chains, states, tuning, "warmup", first, min(TRIAL_DRAWS, max(1, draws // 3)), log)
     return settled._replace(gradients=settled.gradients + spent)
 
 

@@ -29,6 +29,9 @@ SETTLED_FROM = 40
 POSITIONS = 4
 """Positions of each chain, in the later half of settling, at which the curvature is measured."""
 
+SHRINKINGS, SMALLEST_START = 3, 0.3
+"""Gradients that the size of Laplace draws is found with, and the least size."""
+
 CAUTION = 5.0
 """Divisor of SGLD's bias target where the posterior is not quadratic, and the bias predicted too small."""
 
@@ -136,9 +139,13 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
     method = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 
     began = time.perf_counter()
-    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN)
-    states = chains.states(loop.starts(density, whitened.metric, sampler.chains, sampler.seed))
+    place = partial(loop.starts, curvature_scales=whitened.metric, chains=sampler.chains, seed=sampler.seed)
     spent, first = method.algorithm.init_cost * sampler.chains, 0
+    if metric == "curvature" and sampler.warmup and curvatures.is_layered(loss, len(w0)):
+        density, size, gradients = _whiten_around(loss, whitened, sampler.seed)
+        spent, place = spent + gradients, partial(place, size=size)
+    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN)
+    states = chains.states(place(density))
     if along and sampler.warmup >= SETTLED_FROM:
         first = sampler.warmup // 4
         states, gradients = _whiten_along(method, chains, states, first, loss, log)
@@ -185,6 +192,28 @@ def _laplace(sampler, loss, whitened):
         baseline_gain=_baseline_gain(loss, whitened),
         seconds={"adapt": 0.0, "sample": draws.seconds[-1]},
     )
+
+
+def _whiten_around(loss, whitened, seed):
+    """The density whitened by the mean curvature over Laplace draws, which for a large network costs no more than at w0.
+
+    The draws are shrunk until they are as far out as the posterior: on it the mean of uᵀ∇U is p (Stein).
+
+    Returns:
+        the density, the size of the draws (between 0.3 and 1), and the gradients spent.
+    """
+    z = jax.random.normal(loop.stream(seed, "metric"), (LAPLACE_DRAWS, whitened.w0.size), whitened.w0.dtype)
+    size, spent = 1.0, 0
+    for _ in range(SHRINKINGS):
+        grad = densities.evaluate(loss, whitened, size * z[0])[1]
+        virial, spent = -size * float(z[0] @ grad) / float(z[0] @ z[0]), spent + 1
+        if not (np.isfinite(virial) and virial > 0):
+            return whitened, SMALLEST_START, spent
+        size = float(np.clip(size * virial ** (-1 / 3), SMALLEST_START, 1.0))  # settles for quadratics and quartics
+    points = np.asarray(jax.vmap(whitened.metric.apply)(size * z), float)
+    curvature = curvatures.along(loss, whitened.rows, np.asarray(whitened.w0, float) + points, seed)
+    metric = metrics.whitening(curvature, float(whitened.nbeta), float(whitened.gamma), whitened.w0.dtype)
+    return whitened._replace(metric=metric), size, spent + curvature.gradients
 
 
 def _whiten_along(method, chains, states, draws, loss, log):

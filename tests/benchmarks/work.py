@@ -17,11 +17,11 @@ from lambda_hat.cli import CONF
 
 TARGET = 0.002
 SHORT = {
-    "hmc": {"warmup": 36, "draws": 400},
-    "mclmc": {"warmup": 36, "draws": 400},
-    "sgld": {"warmup": 24, "draws": 1000},
-    "hmc plain": {"warmup": 36, "draws": 60, "metric": "identity"},
-    "sgld plain": {"warmup": 24, "draws": 600, "metric": "identity"},
+    "hmc": {"warmup": 40, "draws": 200},
+    "mclmc": {"warmup": 40, "draws": 200},
+    "sgld": {"warmup": 40, "draws": 400},
+    "hmc plain": {"warmup": 40, "draws": 60, "metric": "identity"},
+    "sgld plain": {"warmup": 40, "draws": 600, "metric": "identity"},
 }
 """A warm-up that is short against the few draws that this error takes, and the most draws."""
 
