@@ -91,8 +91,8 @@ def test_a_chain_that_stays_elsewhere_is_noticed(monkeypatch):
     """The first chain starts ten Laplace widths out and takes steps that are too short to come back."""
     started = loop.starts
 
-    def away(*arguments):
-        return started(*arguments) * jnp.asarray([30.0, 1, 1, 1])[:, None]
+    def away(*arguments, **named):
+        return started(*arguments, **named) * jnp.asarray([30.0, 1, 1, 1])[:, None]
 
     monkeypatch.setattr(loop, "starts", away)
     found = judged("sampler=hmc", "sampler.warmup=0", "sampler.step_size=0.002", "sampler.trajectory_length=0.01")

@@ -17,9 +17,9 @@ from lambda_hat.cli import CONF
 
 TARGET = 0.002
 SHORT = {
-    "hmc": {"warmup": 40, "draws": 200},
-    "mclmc": {"warmup": 40, "draws": 200},
-    "sgld": {"warmup": 40, "draws": 400},
+    "hmc": {"warmup": 40, "draws": 1000},
+    "mclmc": {"warmup": 40, "draws": 1000},
+    "sgld": {"warmup": 40, "draws": 1000},
     "hmc plain": {"warmup": 40, "draws": 60, "metric": "identity"},
     "sgld plain": {"warmup": 40, "draws": 600, "metric": "identity"},
 }
@@ -36,8 +36,9 @@ def relative_error(excess):
 
 def run(name, root, loss, seed):
     """analysis.json of a run that stops at TARGET, and the gradients that the curvature at w0 took."""
-    settings = [f"sampler.{key}={value}" for key, value in (SHORT[name] | {"seed": seed}).items()]
-    words = ["experiment=base", f"sampler={name.split()[0]}", f"posterior.loss={loss}", f"store.root={root}", *settings]
+    settings = SHORT[name] | {"seed": seed}
+    words = ["experiment=base", f"sampler={name.split()[0]}", f"posterior.loss={loss}", f"store.root={root}"]
+    words += [f"sampler.{key}={value}" for key, value in settings.items()]
     config = hydra_glue.to_config(hydra.compose("config", words))
     backend.start(config.runtime)
     job = pipeline.job("target", config)
@@ -45,8 +46,10 @@ def run(name, root, loss, seed):
         pipeline.make(job)
 
     from lambda_hat.analysis import analyse
-    from lambda_hat.samplers import sample
+    from lambda_hat.samplers import loop, sample
     from lambda_hat.targets import artifact
+
+    loop.CHUNKS = settings["draws"] // 10
 
     target = artifact.read(job.directory, config.model, config.data)
     curvature = artifact.curvature(job.directory, target, config.posterior)
