@@ -3,6 +3,7 @@
 import _thread
 import logging
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import hydra_glue, messages
-from lambda_hat.errors import ConfigError, UserError
+from lambda_hat.errors import ConfigError, Stopped, UserError
 from lambda_hat.launch import local
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -47,12 +48,10 @@ def main(stage):
         if full_error or (type(error) is ValueError and not messages.is_null_group(error)):
             raise
         sys.exit(messages.of(error))
-    except KeyboardInterrupt:
-        print(
-            "Interrupted: finished work is kept, unfinished work left no trace; the same command goes on.",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as stop:
+        number = getattr(stop, "signal", signal.SIGINT)
+        print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 def _help():

@@ -323,6 +323,14 @@ class Runtime:
     compilation_cache: str | None = setting("directory that keeps compiled programs between commands; null = none")
     progress: bool = setting("whether a line is logged for each phase of the work")
     figures: bool = setting("whether a run's figures are drawn")
+    checkpoint_minutes: float = setting(
+        "minutes of work after which it is kept what to go on from; 0 = after each piece of work", ge=0, le=1e6
+    )
+    memory_limit: float | None = setting(
+        "GiB that a run may take: one predicted to take more is refused; null = the job's allocation or the machine's",
+        gt=0,
+        le=1e6,
+    )
 
 
 @dataclass(frozen=True)

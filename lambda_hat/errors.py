@@ -9,5 +9,17 @@ class ConfigError(UserError):
     """The composed configuration cannot be run; the text names each offending key on a line of its own."""
 
 
+class Stopped(BaseException):
+    """The work was asked to stop by a signal; what it goes on from is kept. No `Exception`, like KeyboardInterrupt.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, signal):
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
 class StoreError(UserError):
     """An artifact is missing, damaged or does not belong to its directory's name."""

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import sys
 import time
 import traceback
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambda_hat import config as configs
-from lambda_hat import provenance, store
+from lambda_hat import provenance, store, work
 from lambda_hat.errors import ConfigError, StoreError
 from lambda_hat.hydra_glue import group_from_plain
 
@@ -82,23 +83,30 @@ def is_done(job):
 
 
 def make(job, log_path=None):
-    """Do a job; a failure leaves a record in <root>/failures/ until the job succeeds.
+    """Do a job, or wait while another process does; a failure leaves a record in <root>/failures/ until the job succeeds.
 
     Raises:
         UserError: for what a user can mend.
+        Stopped, KeyboardInterrupt: where it was asked to stop; the same job then goes on from what is kept.
         Exception: for what is our fault, with its traceback in the record.
     """
-    name = job.paths.target_id if job.stage == "target" else f"{job.paths.target_id}.{job.paths.run_id}"
-    record = job.paths.failures / f"{name}.json"
+    record = job.paths.failure(job.stage)
     try:
-        if job.stage == "target":
-            _target(job, force=job.config.force)
-        else:
-            _run(job)
+        with work.lease(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
+            if lease is not None:
+                _STAGES[job.stage](job, lease)
     except Exception as error:
-        text = {"error": str(error), "traceback": traceback.format_exc(), "log": log_path, "created_at": store.now()}
+        text = {
+            "error": str(error),
+            "kind": type(error).__name__,
+            "traceback": traceback.format_exc(),
+            "log": log_path,
+            "slurm_job": work.slurm_job(),
+            "command": sys.argv,
+            "created_at": store.now(),
+        }
         record.parent.mkdir(exist_ok=True)
-        store.write_json(record, text)
+        work.write(record, text)
         raise
     record.unlink(missing_ok=True)
 
@@ -106,11 +114,10 @@ def make(job, log_path=None):
 # --- target -----------------------------------------------------------------------------------------------------------
 
 
-def _target(job, force=False):
-    """Build and publish the job's target unless it is there."""
+def _build(job, lease):
+    """Build and publish the job's target."""
     paths, config = job.paths, job.config
-    if store.is_done(paths.target) and not force:
-        return
+    lease.report(phase="start", now=True)
     from lambda_hat import backend
 
     backend.start(config.runtime)
@@ -118,12 +125,13 @@ def _target(job, force=False):
 
     began = time.perf_counter()
     say = _progress(config)
-    with store.workspace(paths.target) as hidden:
+    lease.report(phase="train", now=True)
+    with store.workspace(lease.build) as hidden:
         target = artifact.build(config, say)
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
-        if force and store.is_done(paths.target):
+        if config.force and store.is_done(paths.target):
             log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
         if not store.publish(hidden, paths.target):
             log.info("%s was built by another process meanwhile; using that one", paths.target_id)
@@ -152,20 +160,22 @@ def _groups(config, stage):
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def _run(job):
+def _run(job, lease):
     """Sample the job's posterior and publish the run, building its target first where that is missing."""
     paths, config = job.paths, job.config
     clock = Clock()
+    lease.report(phase="target", now=True)
+    make(job._replace(stage="target", config=replace(config, force=False)))
+    clock.lap("train")
+    lease.report(phase="start", now=True)
     from lambda_hat import backend
 
     backend.start(config.runtime)
-    clock.lap("start")
-    _target(job)
-    clock.lap("train")
+    clock.listen()
     store.open_config(paths.target, "target", _groups(config, "target"))
     store.read_json(paths.target / "meta.json", *META_KEYS)
 
-    from lambda_hat.analysis import analyse, status, trace
+    from lambda_hat.analysis import analyse, estimates, status, trace
     from lambda_hat.samplers import sample
     from lambda_hat.targets import artifact
 
@@ -177,6 +187,21 @@ def _run(job):
     clock.lap("curvature")
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
+
+    def enough(excess):
+        found = estimates.summarise(excess)
+        lease.report(
+            phase="sample",
+            draw=excess.shape[1],
+            draws=config.sampler.draws,
+            llc=found.mean,
+            mcse=found.mcse,
+            ess=found.ess,
+            rhat=found.rhat,
+        )
+        return status.is_enough(found, getattr(config.sampler, "mcse_target", None))
+
+    lease.report(phase="adapt", now=True)
     result = sample.sample(
         config.sampler,
         config.posterior,
@@ -186,17 +211,18 @@ def _run(job):
         n,
         curvature,
         say,
-        partial(status.is_enough, mcse_target=getattr(config.sampler, "mcse_target", None)),
+        enough,
     )
     clock.add("adapt", result.seconds["adapt"])
     clock.add("sample", result.seconds["sample"])
     clock.lap(None)
 
+    lease.report(phase="analyse", now=True)
     summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
     attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
     tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
     clock.lap("analyse")
-    with store.workspace(paths.run) as hidden:
+    with store.workspace(lease.build) as hidden:
         trace.write(hidden / "trace.nc", tree)
         store.write_config(hidden, _groups(config, "run"))
         clock.lap("write")
@@ -233,6 +259,9 @@ def _run(job):
     say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["timings_sec"].items()))
 
 
+_STAGES = {"target": _build, "run": _run}
+
+
 class Clock:
     """Wall-clock time by phase; compilation is measured by JAX itself and is part of the phases it happens in."""
 
@@ -240,7 +269,12 @@ class Clock:
         self.laps, self._began = {}, time.perf_counter()
         self._last = self._began
         self.compile_seconds = 0.0
-        self._listening = False
+
+    def listen(self):
+        """Have JAX, which must have been started, tell how long it compiles."""
+        import jax
+
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
 
     def lap(self, name):
         """Credit the time since the last lap to a phase (to none where `name` is None)."""
@@ -248,11 +282,6 @@ class Clock:
         if name is not None:
             self.add(name, now - self._last)
         self._last = now
-        if not self._listening:
-            import jax
-
-            jax.monitoring.register_event_duration_secs_listener(self._heard)
-            self._listening = True
 
     def add(self, name, seconds):
         """Credit seconds to a phase."""

@@ -1,6 +1,5 @@
 """Where a result came from: code, packages, host. Recorded beside it, never hashed into its name."""
 
-import hashlib
 import platform
 import subprocess
 from importlib import metadata
@@ -44,9 +43,3 @@ def versions():
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
-
-
-def sha256(path):
-    """Hex digest of a file's contents."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,13 @@
 """The store: content-addressed directories, published by one rename and verified on opening. Knows no JAX.
 
     <root>/targets/_catalog.jsonl
-    <root>/targets/tgt_<12 hex>/           config.yaml meta.json data.npz params.npz _runs.jsonl
-        run_<sampler>_<8 hex>/             config.yaml trace.nc analysis.json diagnostics/
+    <root>/targets/tgt_<12 hex>/           config.yaml meta.json data.npz params.npz SHA256SUMS _runs.jsonl
+        run_<sampler>_<8 hex>/             config.yaml trace.nc analysis.json SHA256SUMS diagnostics/
+    <root>/work/                           what is being made (lambda_hat.work)
+    <root>/failures/                       a record of each failed attempt, until one succeeds
     <root>/replaced/                       what force=true put aside
 
-A directory exists = it is done. Work happens in a hidden sibling that one rename publishes.
+A directory exists = it is done. Work happens under work/, and one rename publishes it.
 """
 
 import fcntl
@@ -14,7 +16,6 @@ import json
 import math
 import os
 import shutil
-import socket
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
@@ -36,9 +37,12 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "target": Stage("sha256", 12, 1, ("model", "data", "training", "seed")),
-    "run": Stage("sha1", 8, 1, ("sampler", "posterior")),
+    "target": Stage("sha256", 12, 2, ("model", "data", "training", "seed")),
+    "run": Stage("sha1", 8, 2, ("sampler", "posterior")),
 }
+
+SUMS = "SHA256SUMS"
+"""Every published directory's list of the hashes of its files, as `sha256sum -c` reads it."""
 
 
 def digest(stage, values):
@@ -98,27 +102,32 @@ class Paths:
     def run(self):
         return self.target / self.run_id
 
+    def name(self, stage):
+        """What a target or a run is called outside targets/: in work/ and failures/."""
+        return self.target_id if stage == "target" else f"{self.target_id}.{self.run_id}"
+
+    def work(self, stage):
+        """Where a target or a run is made; see `lambda_hat.work`."""
+        return self.root / "work" / self.name(stage)
+
+    def failure(self, stage):
+        """The record of the last failed attempt at a target or a run."""
+        return self.root / "failures" / f"{self.name(stage)}.json"
+
     @property
     def replaced(self):
         return self.root / "replaced"
-
-    @property
-    def failures(self):
-        """Records of failed attempts, beside the target directories and never in one."""
-        return self.root / "failures"
 
 
 # --- publish ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def workspace(final):
-    """A hidden sibling of `final` to build in; removed on the way out unless `publish` moved it away."""
-    final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    hidden = final.parent / f".{final.name}.{socket.gethostname()}.{os.getpid()}.tmp"
-    shutil.rmtree(hidden, ignore_errors=True)  # a process of this host and number, hence dead, may have left one
-    hidden.mkdir()
+def workspace(hidden):
+    """An empty directory to build in; removed on the way out unless `publish` moved it away."""
+    hidden = Path(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
     try:
         yield hidden
     finally:
@@ -126,19 +135,37 @@ def workspace(final):
 
 
 def publish(hidden, final):
-    """Give the finished directory its name in one step.
+    """Seal the finished directory with the hashes of its files, and give it its name in one step.
 
     Returns:
         False where somebody else published first: theirs is the one to load, ours is to be thrown away.
     """
+    hidden, final = Path(hidden), Path(final)
+    seal(hidden)
     _sync(hidden)
+    final.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(hidden, final)
     except OSError:
         if is_done(final):
             return False
         raise
+    _sync_directory(final.parent)
     return True
+
+
+def seal(directory):
+    """Write the hashes of all files below a directory into its SHA256SUMS."""
+    directory = Path(directory)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [f"{sha256(path)}  {path.relative_to(directory).as_posix()}\n" for path in paths]
+    (directory / SUMS).write_text("".join(lines))
+
+
+def sha256(path):
+    """Hex digest of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_done(directory):
@@ -154,17 +181,29 @@ def set_aside(directory, paths):
     """Move a directory that is to be redone into <root>/replaced/; returns its new path."""
     paths.replaced.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
-    parent = f"{paths.target_id}." if directory != paths.target else ""
-    aside = paths.replaced / f"{parent}{directory.name}.{stamp}"
+    name = paths.name("target" if directory == paths.target else "run")
+    aside = paths.replaced / f"{name}.{stamp}"
     os.rename(directory, aside)
     return aside
 
 
 def _sync(directory):
+    """Have a directory and all below it on the disk before its name is."""
     for path in directory.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+        else:
+            _sync_directory(path)
+    _sync_directory(directory)
+
+
+def _sync_directory(directory):
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- small files ------------------------------------------------------------------------------------------------------
@@ -191,11 +230,12 @@ def finite(value):
 
 
 def read_json(path, *keys):
-    """A JSON file of the store, an object that has at least these keys.
+    """A JSON file of a published directory, an object that has at least these keys, checked against its hash.
 
     Raises:
         StoreError: where it is missing or damaged.
     """
+    check_hash(path)
     try:
         found = json.loads(_read(path))
     except ValueError as error:
@@ -203,6 +243,26 @@ def read_json(path, *keys):
     if lacking := [key for key in keys if not isinstance(found, dict) or key not in found]:
         raise _damaged(path, f"lacks {', '.join(lacking)}")
     return found
+
+
+def check_hash(path):
+    """See that a file at the top of a published directory is the one that was published.
+
+    Raises:
+        StoreError: where it is not, or cannot be read.
+    """
+    path = Path(path)
+    try:
+        found = sha256(path)
+    except OSError as error:
+        _read(path)
+        raise _damaged(path, f"cannot be read ({error})") from error
+    sums = path.with_name(SUMS)
+    known = dict(reversed(line.split("  ", 1)) for line in _read(sums).splitlines() if "  " in line)
+    if path.name not in known:
+        raise _damaged(sums, f"has no line for {path.name}")
+    if known[path.name] != found:
+        raise _damaged(path, f"is damaged: it does not match its hash in {SUMS}")
 
 
 def write_config(directory, groups):

@@ -17,6 +17,8 @@ backend.start(
         compilation_cache=os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}"),
         progress=False,
         figures=True,
+        checkpoint_minutes=5.0,
+        memory_limit=None,
     )
 )
 

@@ -292,13 +292,13 @@ def test_enough_needs_error_and_diagnostics():
     """4000 draws of mean 30: MCSE 0.4 % of it."""
     values = clean()
     error = estimates.summarise(values).mcse / values.mean()
-    assert status.is_enough(values, 1.01 * error)
-    assert not status.is_enough(values, 0.99 * error)
-    assert not status.is_enough(values, None)
-    assert not status.is_enough(values[:, :90], 0.5), "ESS below 400"
-    assert not status.is_enough(planted(shift_slightly), 0.5), "R-hat above 1.01"
-    assert not status.is_enough(planted(break_down), 0.5)
-    assert not status.is_enough(planted(stick), 0.5)
+    assert status.is_enough(estimates.summarise(values), 1.01 * error)
+    assert not status.is_enough(estimates.summarise(values), 0.99 * error)
+    assert not status.is_enough(estimates.summarise(values), None)
+    assert not status.is_enough(estimates.summarise(values[:, :90]), 0.5), "ESS below 400"
+    assert not status.is_enough(estimates.summarise(planted(shift_slightly)), 0.5), "R-hat above 1.01"
+    assert not status.is_enough(estimates.summarise(planted(break_down)), 0.5)
+    assert not status.is_enough(estimates.summarise(planted(stick)), 0.5)
 
 
 def test_laplace_verdict():

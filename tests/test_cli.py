@@ -71,7 +71,13 @@ def test_a_sweep_builds_its_target_once_and_a_run_for_each_sampler(tiny_store):
     assert not [p for p in directory.rglob("*.tmp*")]
     for sampler in ("hmc", "mclmc"):
         run = run_of(target, sampler)
-        assert {p.name for p in run.iterdir()} == {"trace.nc", "analysis.json", "config.yaml", "diagnostics"}
+        assert {p.name for p in run.iterdir()} == {
+            "trace.nc",
+            "analysis.json",
+            "config.yaml",
+            "SHA256SUMS",
+            "diagnostics",
+        }
         assert {"trace.png", "rank.png", "running_llc.png"} <= {p.name for p in (run / "diagnostics").iterdir()}
         assert str(run.relative_to(directory)) in outcome.out
         assert store.read_json(run / "analysis.json")["sampler"] == sampler
@@ -157,13 +163,14 @@ def test_forcing_a_target_moves_it_aside_with_its_runs(tiny, script, tmp_path):
     assert outcome.code == 0, outcome.text
     (aside,) = (tmp_path / "runs" / "replaced").iterdir()
     assert set(files(aside)) == before
-    assert set(files(tiny)) == {"meta.json", "data.npz", "params.npz", "config.yaml"}
+    assert set(files(tiny)) == {"meta.json", "data.npz", "params.npz", "config.yaml", "SHA256SUMS"}
 
 
 def test_strict_makes_a_bad_result_an_error(tiny, command):
     path = run_of(tiny, "hmc") / "analysis.json"
     for status, code in (("bad", 1), ("warn", 0), ("ok", 0)):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"status": status}))
+        store.seal(path.parent)
         assert command("sample", *HMC, "strict=true").code == code
         assert command("sample", *HMC).code == 0
 
@@ -315,7 +322,7 @@ def test_a_failure_leaves_a_record_and_its_siblings_go_on(script, tmp_path):
     (built,) = (tmp_path / "runs" / "targets").glob("tgt_*")
     assert store.open_config(built, "target")["training"]["learning_rate"] == 0.001
     (path,) = (tmp_path / "runs" / "failures").iterdir()
-    record = store.read_json(path)
+    record = json.loads(path.read_text())
     assert path.stem != built.name and record["error"] in outcome.text
     assert "Traceback" in record["traceback"] and (tmp_path / record["log"]).is_file()
     assert {p.name for p in (tmp_path / "runs" / "targets").iterdir()} == {built.name, "_catalog.jsonl"}
@@ -371,13 +378,13 @@ def test_a_damaged_target_is_named_by_build_target(tiny, command):
 def test_an_interrupted_command_leaves_no_half_directory_and_goes_on_next_time(tmp_path, start, finish):
     process = start(tmp_path, "build_target", *TINY)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/targets/.tgt_*.tmp")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/work/tgt_*/build.*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     interrupted = finish(process)
     assert interrupted.code == 130
     assert interrupted.err.startswith("Interrupted:") and "Traceback" not in interrupted.text
-    assert list((tmp_path / "runs" / "targets").iterdir()) == []
+    assert not (tmp_path / "runs" / "targets").exists() and list((tmp_path / "runs" / "work").iterdir()) == []
     assert finish(start(tmp_path, "build_target", *TINY)).code == 0
     assert len(list(tmp_path.glob("runs/targets/tgt_*"))) == 1
 
@@ -429,7 +436,7 @@ def test_laplace_needs_no_chain_and_has_no_error_bar(script, tmp_path):
     h, nbeta = np.geomspace(10, 0.01, 3), 60 / np.log(60)
     assert found["llc_mean"] == pytest.approx(0.5 * np.sum(nbeta * h / (nbeta * h + 100)), rel=1e-5)
     assert found["status"] == "ok" and found["llc_interval95"] == [None, None] and found["ess"] is None
-    assert {p.name for p in run.iterdir()} == {"trace.nc", "analysis.json", "config.yaml"}
+    assert {p.name for p in run.iterdir()} == {"trace.nc", "analysis.json", "config.yaml", "SHA256SUMS"}
     assert "laplace  λ̂ = " in outcome.out
 
 

@@ -25,16 +25,16 @@ RUN = ({"name": "hmc", "draws": 1000, "step_size": None}, {"beta": None, "gamma"
 
 @pytest.mark.parametrize(
     ("stage", "values", "golden"),
-    [("target", TARGET, "3388747ac26b"), ("run", RUN, "4b4afdac")],
+    [("target", TARGET, "fd0b8a76e985"), ("run", RUN, "4ad3a4bb")],
 )
 def test_digests_are_what_they_have_always_been(stage, values, golden):
     assert store.digest(stage, values) == golden
 
 
 def test_digest_is_the_hash_of_canonical_json():
-    text = '{"data":{"n":10},"model":{"kind":"toy","scale":0.1,"widths":[8,8]},"seed":0,"training":{"lr":0.001},"version":1}'
+    text = '{"data":{"n":10},"model":{"kind":"toy","scale":0.1,"widths":[8,8]},"seed":0,"training":{"lr":0.001},"version":2}'
     assert store.digest("target", TARGET) == hashlib.sha256(text.encode()).hexdigest()[:12]
-    text = '{"posterior":{"gamma":100.0},"sampler":{"draws":1000,"name":"hmc"},"version":1}'
+    text = '{"posterior":{"gamma":100.0},"sampler":{"draws":1000,"name":"hmc"},"version":2}'
     assert store.digest("run", RUN) == hashlib.sha1(text.encode()).hexdigest()[:8]
 
 
@@ -106,19 +106,19 @@ def test_derived_names_cannot_be_set(compose, key):
 
 def test_publishing_gives_the_directory_its_name_in_one_step(tmp_path):
     final = tmp_path / "targets" / "tgt_x"
-    with store.workspace(final) as hidden:
+    with store.workspace(tmp_path / "work" / "build") as hidden:
         (hidden / "a").write_text("1")
         assert not store.is_done(final)
-        assert hidden.name.startswith(".")
         assert store.publish(hidden, final)
-    assert os.listdir(final.parent) == ["tgt_x"]
+    assert os.listdir(final.parent) == ["tgt_x"] and os.listdir(tmp_path / "work") == []
+    assert (final / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'1').hexdigest()}  a\n"
     assert (final / "a").read_text() == "1"
 
 
 def test_the_first_to_publish_wins_and_the_loser_is_told(tmp_path):
     final = tmp_path / "tgt_x"
     outcomes = []
-    with store.workspace(final) as mine:
+    with store.workspace(tmp_path / "build") as mine:
         (mine / "a").write_text("mine")
         theirs = tmp_path / "theirs"
         theirs.mkdir()
@@ -130,7 +130,7 @@ def test_the_first_to_publish_wins_and_the_loser_is_told(tmp_path):
 
 
 def test_a_failure_leaves_nothing_half_there(tmp_path):
-    with pytest.raises(RuntimeError), store.workspace(tmp_path / "tgt_x") as hidden:
+    with pytest.raises(RuntimeError), store.workspace(tmp_path / "build") as hidden:
         (hidden / "a").write_text("1")
         raise RuntimeError
     assert os.listdir(tmp_path) == []
@@ -144,7 +144,7 @@ def test_an_empty_directory_or_a_file_is_not_done(tmp_path):
 
 def test_publishing_where_the_name_is_a_file_is_an_error(tmp_path):
     (tmp_path / "tgt_x").touch()
-    with pytest.raises(OSError), store.workspace(tmp_path / "tgt_x") as hidden:
+    with pytest.raises(OSError), store.workspace(tmp_path / "build") as hidden:
         (hidden / "a").touch()
         store.publish(hidden, tmp_path / "tgt_x")
     assert os.listdir(tmp_path) == ["tgt_x"]
@@ -229,17 +229,41 @@ def test_json_is_finite_and_plain(tmp_path):
         "path": Path("a"),
     }
     store.write_json(tmp_path / "x.json", value | {"float": np.float32(0.5), "none": None, "yes": True})
+    store.seal(tmp_path)
     expected = {"nan": None, "inf": [None, 1.5], "array": [1.0, None], "int": 3, "path": "a"}
     assert store.read_json(tmp_path / "x.json") == expected | {"float": 0.5, "none": None, "yes": True}
 
 
-@pytest.mark.parametrize(("content", "says"), [(None, "is missing"), ("{", "is not JSON"), ("", "is not JSON")])
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "is missing"), ("{", "is damaged"), ("", "is damaged"), ('{"a": 2}', "is damaged")]
+)
 def test_damaged_json_is_named(tmp_path, content, says):
     path = tmp_path / "meta.json"
-    if content is not None:
-        path.write_text(content)
+    store.write_json(path, {"a": 1})
+    store.seal(tmp_path)
+    assert store.read_json(path, "a") == {"a": 1}
+    path.unlink() if content is None else path.write_text(content)
     with pytest.raises(StoreError, match=rf"meta\.json {says}"):
         store.read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "is missing"), ("", "has no line for meta.json"), ("x", "has no line for meta.json")]
+)
+def test_damaged_hashes_are_named(tmp_path, content, says):
+    path = tmp_path / "SHA256SUMS"
+    store.write_json(tmp_path / "meta.json", {"a": 1})
+    store.seal(tmp_path)
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(StoreError, match=rf"SHA256SUMS {says}"):
+        store.read_json(tmp_path / "meta.json")
+
+
+def test_sealed_json_that_is_none_is_named(tmp_path):
+    (tmp_path / "meta.json").write_text("{")
+    store.seal(tmp_path)
+    with pytest.raises(StoreError, match=r"meta\.json is not JSON"):
+        store.read_json(tmp_path / "meta.json")
 
 
 APPEND = """

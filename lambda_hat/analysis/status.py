@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lambda_hat.analysis import estimates
-
 WARN, BAD = "warn", "bad"
 
 RHAT, ESS = 1.01, 400
@@ -57,15 +55,14 @@ def judge(evidence):
     return (found[0][0] if found else "ok"), [reason for _, reason in found]
 
 
-def is_enough(excess, mcse_target):
-    """Whether draws `[chains, draws]` give λ̂ to this relative standard error, with an R-hat and an ESS that pass.
+def is_enough(llc, mcse_target):
+    """Whether draws, summarised in `estimates.Chains`, give λ̂ to this relative standard error, with an R-hat and an ESS that pass.
 
     A fixed-width stopping rule (Glynn and Whitt, Ann. Appl. Probab. 2:180, 1992); False where there is no target.
     """
-    if mcse_target is None or not np.all(np.isfinite(excess)):
-        return False
-    llc = estimates.summarise(excess)
-    return llc.ess >= ESS and not llc.rhat > RHAT and llc.mcse <= mcse_target * abs(llc.mean)
+    return (
+        mcse_target is not None and llc.ess >= ESS and not llc.rhat > RHAT and llc.mcse <= mcse_target * abs(llc.mean)
+    )
 
 
 def judge_laplace(laplace, drawn, baseline_gain):

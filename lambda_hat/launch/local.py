@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lambda_hat import messages, pipeline
+from lambda_hat import messages, pipeline, stopping
 from lambda_hat.errors import ConfigError, StoreError, UserError
 from lambda_hat.hydra_glue import to_config
 
@@ -35,6 +35,7 @@ def run_all(stage, combinations):
             continue
         if len(jobs) > 1:
             log.info("[%d/%d] %s", number + 1, len(jobs), job.directory)
+        stopping.listen()
         code |= _make(job, number)
     for job in jobs:
         if pipeline.store.is_done(job.directory):

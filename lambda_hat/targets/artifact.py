@@ -145,7 +145,7 @@ def write(directory, target, target_id):
     np.savez(directory / "params.npz", **leaves)
     meta = target.meta | {
         "target_id": target_id,
-        "hashes": {name: provenance.sha256(directory / name) for name in ("data.npz", "params.npz")},
+        "hashes": {name: store.sha256(directory / name) for name in ("data.npz", "params.npz")},
     }
     store.write_json(directory / "meta.json", store.plain(meta))
 
@@ -159,15 +159,7 @@ def read(directory, model_config, data_config):
     directory = Path(directory)
     meta = store.read_json(directory / "meta.json")
     for name in ("data.npz", "params.npz"):
-        if not (directory / name).is_file():
-            raise StoreError(
-                f"{directory / name} is missing; restore it, or rebuild with bin/build_target.py force=true."
-            )
-        if provenance.sha256(directory / name) != meta["hashes"][name]:
-            raise StoreError(
-                f"{directory / name} is damaged: its contents do not match the hash in meta.json; restore it, or rebuild with "
-                "bin/build_target.py force=true."
-            )
+        store.check_hash(directory / name)
     data, leaves = _arrays(directory / "data.npz"), _arrays(directory / "params.npz")
     model = models.build(model_config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
