@@ -28,7 +28,7 @@ def run_all(stage, combinations):
     Raises:
         ConfigError: naming every combination that cannot be run; then nothing has been done.
     """
-    jobs = _checked(stage, combinations)
+    jobs = checked(stage, combinations)
     code = 0
     for number, job in enumerate(jobs):
         if pipeline.is_done(job):
@@ -48,7 +48,12 @@ def run_all(stage, combinations):
     return int(code)
 
 
-def _checked(stage, combinations):
+def checked(stage, combinations):
+    """The jobs of these combinations, each once, as `run_all` does them.
+
+    Raises:
+        ConfigError: naming every combination that cannot be run.
+    """
     if not combinations:
         raise ConfigError("The sweep has no combination: a range(…) or glob(…) on the command line is empty.")
     jobs, refused = {}, {}
