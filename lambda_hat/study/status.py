@@ -49,7 +49,7 @@ def _act(arguments):
     if arguments.log:
         return _log(root, arguments.log)
     if arguments.sweep:
-        root, rows = _swept(root, arguments)
+        root, rows = _swept(tell.split(arguments.words, None)[0], arguments.sweep)
     else:
         rows = looking.scan(root)
     rows = looking.select(rows, filters)
@@ -64,10 +64,10 @@ def _act(arguments):
     return 0
 
 
-def _swept(root, arguments):
+def _swept(root, overrides):
     from lambda_hat.study import sweep
 
-    expected = sweep.rows(arguments.sweep, root if arguments.words else None)
+    expected = sweep.rows(overrides, root)
     root = expected.root
     known = {row.name: row for row in looking.scan(root)} if root.is_dir() else {}
     return root, [known.get(row.name, row) for row in expected.rows]
@@ -153,7 +153,7 @@ def describe_target(rows, among):
     first = max(rows, key=lambda row: len(row.settings))
     keys = looking.varying(among, ("model", "data", "training", "seed"))
     words = [f"{key}={show(first.settings[key])}" for key in keys if key in first.settings]
-    meta = first.meta
+    meta = next((row.meta for row in rows if row.meta), None)
     if meta:
         words += [f"p = {meta['dims']['p']}", f"n = {meta['dims']['n']}", f"L0 = {meta['metrics']['L0']:.4g}"]
         if meta["truth"]:

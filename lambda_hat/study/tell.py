@@ -62,8 +62,8 @@ def add_words(parser, also=""):
     )
 
 
-def split(words):
-    """The root and the filters among a command line's words.
+def split(words, default=Path("runs")):
+    """The root (`default` where none is given) and the filters among a command line's words.
 
     Raises:
         UserError: where there are two roots.
@@ -74,7 +74,7 @@ def split(words):
     if len(roots) > 1:
         raise UserError(f"{' and '.join(roots)}: one root at a time; filters are written key=value.")
     chosen = [(key, _values(value)) for key, _, value in filters if key not in ("root", "store.root")]
-    return Path(roots[0] if roots else "runs"), chosen
+    return Path(roots[0]) if roots else default, chosen
 
 
 def _values(text):
