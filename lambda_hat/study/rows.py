@@ -137,10 +137,10 @@ def scan(root):
             f"{root}: there is no such directory; name the one that holds targets/ (runs unless store.root was set)."
         )
     rows, metas = {}, {}
-    for target_id in _names(root / "targets", TARGET):
+    for target_id in names(root / "targets", TARGET):
         directory = root / "targets" / target_id
         metas[target_id] = target = _target(directory)
-        runs = _names(directory, RUN)
+        runs = names(directory, RUN)
         for run_id in runs:
             row = _run(directory, target, run_id)
             rows[row.name] = row
@@ -150,7 +150,7 @@ def scan(root):
     return sorted(rows.values(), key=lambda row: (row.target_id, row.run_id or "", json.dumps(row.settings)))
 
 
-def _names(directory, pattern):
+def names(directory, pattern):
     """Subdirectories whose names fit, sorted."""
     try:
         with os.scandir(directory) as entries:

@@ -50,7 +50,9 @@ def copy(run, seed):
 def main(sizes):
     """Print a line for each command and size."""
     with tempfile.TemporaryDirectory() as directory:
-        subprocess.run([sys.executable, BIN / "sample.py", *OPTIONS], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, BIN / "sample.py", *OPTIONS], cwd=directory, check=True, stdout=subprocess.DEVNULL
+        )
         runs, made = sorted(Path(directory).glob("runs/targets/tgt_*/run_*")), 0
         made = len(runs)
         for count in sizes:
@@ -61,7 +63,12 @@ def main(sizes):
                 times = []
                 for _ in range(3):
                     began = time.perf_counter()
-                    subprocess.run([sys.executable, BIN / command[0], *command[1:]], cwd=directory, stdout=subprocess.PIPE, check=True)
+                    subprocess.run(
+                        [sys.executable, BIN / command[0], *command[1:]],
+                        cwd=directory,
+                        stdout=subprocess.PIPE,
+                        check=True,
+                    )
                     times.append(time.perf_counter() - began)
                 print(f"{count:6} runs  {' '.join(command):45} {min(times):6.2f} s", flush=True)
 
