@@ -147,7 +147,19 @@ def scan(root):
         if not runs or target.state == "damaged":
             rows[target.name] = target
     _add_unfinished(root, rows, metas)
-    return sorted(rows.values(), key=lambda row: (row.target_id, row.run_id or "", json.dumps(row.settings)))
+    return ordered(rows.values())
+
+
+def ordered(rows):
+    """Rows by target, sampler and the settings in which they differ."""
+    rows = list(rows)
+    keys = varying(rows)
+    rank = lambda value: (value is not None, isinstance(value, str), 0 if value is None else value)
+    plain = lambda value: rank(show(value) if isinstance(value, (list, tuple, bool)) else value)
+    return sorted(
+        rows,
+        key=lambda row: (row.target_id, row.sampler or "", *(plain(row.settings.get(key)) for key in keys), row.name),
+    )
 
 
 def names(directory, pattern):
@@ -194,9 +206,10 @@ def _sealed(directory, name, keys):
             data = file.read()
         with open(f"{directory}/{store.SUMS}", "rb") as file:
             sums = file.read()
-        line = f"{hashlib.sha256(data).hexdigest()}  {name}".encode()
-        if line in sums.splitlines() and all(key in (found := json.loads(data)) for key in keys):
-            return found
+        if f"{hashlib.sha256(data).hexdigest()}  {name}".encode() in sums.splitlines():
+            found = json.loads(data)
+            if all(key in found for key in keys):
+                return found
     except (OSError, ValueError, TypeError):
         pass
     return store.read_json(directory / name, *keys)  # which says what is wrong
@@ -441,8 +454,18 @@ def show(value):
 KINDS = {"model": "model.kind", "data": "data.kind", "training": "training.kind", "sampler": "sampler.name"}
 """The setting that says which others a group has."""
 
+NEVER_NULL = {
+    "model": "model.kind",
+    "data": "data.kind",
+    "training": "training.kind",
+    "seed": "seed",
+    "sampler": "sampler.chains",
+    "posterior": "posterior.loss",
+}
+"""A setting that a group always has."""
 
-def varying(rows, groups=("model", "data", "training", "seed", "sampler", "posterior")):
+
+def varying(rows, groups=tuple(NEVER_NULL)):
     """Settings in these groups in which rows of the same kind differ, and those that make the kinds where there are several."""
     keys, found = list(keys_of(rows)), {}
     for group in groups:
@@ -461,13 +484,13 @@ def varying(rows, groups=("model", "data", "training", "seed", "sampler", "poste
 
 
 def _differ(settings, key):
-    first = settings[0].get(key)
-    return any(one.get(key) != first for one in settings)
+    values = [one.get(key) for one in settings]
+    return values.count(values[0]) != len(values)
 
 
 def knows(row, group):
     """Whether the row's settings in a group are known, not just the name of its sampler."""
-    return group in row.settings or any(key.startswith(group + ".") and key != KINDS.get(group) for key in row.settings)
+    return NEVER_NULL[group] in row.settings
 
 
 def duration(seconds):

@@ -13,6 +13,7 @@ from lambda_hat.errors import StoreError, UserError
 from lambda_hat.study import rows as looking
 from lambda_hat.study import tell
 from lambda_hat.study.rows import duration, show
+from lambda_hat.study.tell import interval
 
 SHARED_WIDTH = 118
 
@@ -80,9 +81,15 @@ def blocks(rows, root):
     """What is shown of rows: how many, what they share, and a table for each target."""
     if not rows:
         return [f"{root}: nothing there fits."]
-    said = [f"{root}: {counted(rows)}", *shared(rows)]
+    differing = looking.varying(rows)
+    said = [f"{root}: {counted(rows)}", *shared(rows, differing)]
     for target, mine in by_target(rows).items():
-        said += ["", _headline(target, mine, rows), _table(mine, rows)]
+        own = [key for key in looking.varying(mine) if key != "sampler.name"]
+        said += [
+            "",
+            f"{target}  {describe_target(mine, [key for key in differing if key not in own])}".rstrip(),
+            _table(mine, own),
+        ]
     return said
 
 
@@ -99,10 +106,10 @@ def counted(rows):
     return ", ".join(words)
 
 
-def shared(rows):
-    """Lines of settings that all rows (of a kind) have alike, a line for each group."""
-    differing, lines = set(looking.varying(rows)), []
-    for group in ("model", "data", "training", "seed", "sampler", "posterior"):
+def shared(rows, differing):
+    """Lines of settings that all rows (of a kind) have alike, a line for each group; `differing` names the others."""
+    lines = []
+    for group in looking.NEVER_NULL:
         kind = looking.KINDS.get(group)
         alike = {}
         for row in rows:
@@ -148,11 +155,10 @@ def by_target(rows):
     return found
 
 
-def describe_target(rows, among):
-    """What tells a target from the others, and its dimensions, in words."""
-    first = max(rows, key=lambda row: len(row.settings))
-    keys = looking.varying(among, ("model", "data", "training", "seed"))
-    words = [f"{key}={show(first.settings[key])}" for key in keys if key in first.settings]
+def describe_target(rows, keys):
+    """What tells a target's rows from the others, of the settings `keys`, and the target's dimensions, in words."""
+    settings = {key: value for row in rows for key, value in row.settings.items()}
+    words = [f"{key}={show(settings[key])}" for key in keys if key in settings and key != "sampler.name"]
     meta = next((row.meta for row in rows if row.meta), None)
     if meta:
         words += [f"p = {meta['dims']['p']}", f"n = {meta['dims']['n']}", f"L0 = {meta['metrics']['L0']:.4g}"]
@@ -161,16 +167,12 @@ def describe_target(rows, among):
     return "  ".join(words)
 
 
-def _headline(target, mine, rows):
-    return f"{target}  {describe_target(mine, rows)}".rstrip()
+COLUMNS = ("λ̂ ± MCSE", "95 %", "ESS", "R-hat", "gradients", "time", "run", "what is to be said")
 
 
-def _table(mine, rows):
-    keys = [key for key in looking.varying(rows, ("sampler", "posterior")) if key != "sampler.name"]
-    keys = [key for key in keys if any(key in row.settings for row in mine)]
-    header = ["status", "sampler", *keys, "λ̂ ± MCSE", "ESS", "R-hat", "gradients", "time", "run", "what is to be said"]
-    lines = [_line(row, keys) for row in mine]
-    return tell.Table(header, lines, ("status", "sampler", *keys, "run", "what is to be said"))
+def _table(rows, keys):
+    lines = [_line(row, keys) for row in rows]
+    return tell.Table(["status", "sampler", *keys, *COLUMNS], lines, ("status", "sampler", *keys, *COLUMNS[-2:]))
 
 
 def _line(row, keys):
@@ -183,6 +185,7 @@ def _line(row, keys):
         tell.estimate(found.get("llc_mean", found.get("llc")), found.get("llc_mcse", found.get("mcse")))
         if row.result or running
         else "–",
+        interval(*row.result["llc_interval95"]) if row.result else "–",
         tell.number(found.get("ess"), ".0f") if row.result or running else "–",
         tell.number(found.get("rhat"), ".4f") if row.result or running else "–",
         tell.number(row.result.get("total_fges"), ".5g") if row.result else "–",

@@ -58,7 +58,7 @@ def _table(header, lines, rows):
             [
                 *("–" if value[key] is None else show(value[key]) for key in keys),
                 tell.estimate(value["llc_mean"], value["llc_mcse"]),
-                interval(value["llc_low95"], value["llc_high95"]),
+                tell.interval(value["llc_low95"], value["llc_high95"]),
                 tell.number(value["truth"], "g"),
                 tell.number(value["ess"], ".0f"),
                 tell.number(value["rhat"], ".4f"),
@@ -68,11 +68,6 @@ def _table(header, lines, rows):
             ]
         )
     return tell.Table([*keys, *shown], said, (*keys, "status"))
-
-
-def interval(low, high):
-    """An interval in brackets; a dash where there is none."""
-    return "–" if low is None or high is None else f"[{low:.5g}, {high:.5g}]"
 
 
 # --- by group ---------------------------------------------------------------------------------------------------------

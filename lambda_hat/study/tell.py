@@ -164,6 +164,11 @@ def estimate(mean, error):
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
+def interval(low, high):
+    """An interval in brackets; a dash where there is none."""
+    return "–" if low is None or high is None else f"[{low:.5g}, {high:.5g}]"
+
+
 def number(value, pattern):
     """A number, or a dash for none."""
     return "–" if value is None else format(value, pattern)
