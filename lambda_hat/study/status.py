@@ -22,13 +22,7 @@ def main(doc):
     """Entry point of bin/status.py."""
     parser = tell.parser(doc)
     tell.add_words(parser)
-    parser.add_argument(
-        "-m",
-        "--sweep",
-        nargs="+",
-        metavar="override",
-        help="sample.py's words: shows each of these combinations, whether or not it has been begun",
-    )
+    add_sweep(parser)
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--explain", metavar="DIR", help="what is hashed into this directory's name, and what is not")
     ways.add_argument("--diff", nargs=2, metavar=("A", "B"), help="why two directories differ")
@@ -49,11 +43,7 @@ def _act(arguments):
         return _diff(*(find(root, name) for name in arguments.diff), arguments.json)
     if arguments.log:
         return _log(root, arguments.log)
-    if arguments.sweep:
-        root, rows = _swept(tell.split(arguments.words, None)[0], arguments.sweep)
-    else:
-        rows = looking.scan(root)
-    rows = looking.select(rows, filters)
+    root, rows = gather(arguments.words, arguments.sweep)
     if arguments.cancel:
         return _cancel(rows, arguments.yes)
     if arguments.prune:
@@ -65,13 +55,34 @@ def _act(arguments):
     return 0
 
 
-def _swept(root, overrides):
-    from lambda_hat.study import sweep
+def gather(words, overrides=None):
+    """The root and the rows that a command line asks for.
 
-    expected = sweep.rows(overrides, root)
-    root = expected.root
-    known = {row.name: row for row in looking.scan(root)} if root.is_dir() else {}
-    return root, [known.get(row.name, row) for row in expected.rows]
+    Arguments:
+        words: root and filters.
+        overrides: of a sweep, whose combinations are then the rows, begun or not.
+    """
+    root, filters = tell.split(words)
+    if overrides:
+        from lambda_hat.study import sweep
+
+        root, rows = sweep.rows(overrides, tell.split(words, None)[0])
+        known = {row.name: row for row in looking.scan(root)} if root.is_dir() else {}
+        rows = [known.get(row.name, row) for row in rows]
+    else:
+        rows = looking.scan(root)
+    return root, looking.select(rows, filters)
+
+
+def add_sweep(parser):
+    """Take a sweep's overrides."""
+    parser.add_argument(
+        "-m",
+        "--sweep",
+        nargs="+",
+        metavar="override",
+        help="sample.py's words: shows each of these combinations, whether or not it has been begun",
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
