@@ -147,47 +147,39 @@ def _badge(word):
 
 
 def _overview(targets, context):
-    """A line for each target and sampler: how many runs, λ̂ of each sampler, flags."""
+    """For each target a line with its name and what is known of it, and one for each sampler."""
     lines = []
     for number, mine in enumerate(targets.values(), 1):
-        words = escape(_name(mine, context))
+        lines.append([f'<a href="#t{number}">{escape(_name(mine, context))}</a> {escape(_truth_words(mine))}'])
         for sampler in context.samplers:
-            runs = [row for row in mine if row.sampler == sampler]
-            used = [
-                row.result for row in runs if row.result and row.verdict != "bad" and row.result["llc_mean"] is not None
-            ]
-            if not runs:
-                continue
-            means = [one["llc_mean"] for one in used]
-            errors = [one["llc_mcse"] or math.nan for one in used]
-            scatter = f"{np.std(means, ddof=1):.2g}" if len(means) > 1 else "–"
-            counts = " ".join(
-                f"{_badge(word)}&thinsp;{count}" for word in _WORDS if (count := sum(row.word == word for row in runs))
-            )
-            lines.append(
-                [
-                    f'<a href="#t{number}">{words}</a>',
-                    f'<span class="key {context.css(runs[0])}">{escape(sampler)}</span>',
-                    counts,
-                    f"{np.mean(means):.5g}" if means else "–",
-                    f"{math.sqrt(np.mean(np.square(errors))):.2g}" if means and not np.any(np.isnan(errors)) else "–",
-                    scatter,
-                    _truth_words(mine),
-                ]
-            )
-            words = ""
-    header = ["target", "sampler", "runs", "λ̂, mean", "MCSE of one", "between runs", "known"]
-    return _table(header, lines, left=3, css="glance") + '<p class="note">Means are over runs that are not bad.</p>'
+            if runs := [row for row in mine if row.sampler == sampler]:
+                lines.append(_sampler_line(sampler, runs, context))
+    header = ["sampler", "runs", "λ̂, mean", "MCSE of one", "between runs"]
+    return _table(header, lines, left=2) + '<p class="note">Means are over runs that are not bad.</p>'
+
+
+def _sampler_line(sampler, rows, context):
+    used = [row.result for row in rows if row.result and row.verdict != "bad" and row.result["llc_mean"] is not None]
+    means, errors = [one["llc_mean"] for one in used], [one["llc_mcse"] for one in used]
+    counts = ((word, sum(row.word == word for row in rows)) for word in _WORDS)
+    return [
+        f'<span class="key {context.css(rows[0])}">{escape(sampler)}</span>',
+        " ".join(f"{_badge(word)}&thinsp;{count}" for word, count in counts if count),
+        f"{np.mean(means):.5g}" if means else "–",
+        f"{math.sqrt(np.mean(np.square(errors))):.2g}" if means and None not in errors else "–",
+        f"{np.std(means, ddof=1):.2g}" if len(means) > 1 else "–",
+    ]
 
 
 _WORDS = ("ok", "warn", "bad", *looking.STATES[1:])
 
 
 def _truth_words(rows):
-    finite = {row.result["truth"]["finite"] for row in rows if row.result.get("truth")} - {None}
-    truth = next((row.meta["truth"] for row in rows if row.meta and row.meta["truth"]), None)
-    words = [f"{value:.5g}" for value in sorted(finite)[:2]]
-    return "–" if truth is None else " ".join([*words, f"(λ = {truth['lambda']:g})"])
+    """The exact posterior's λ̂ and λ, where they are known."""
+    finite, truths = _known(rows)
+    words = [f"exact λ̂ {' or '.join(f'{value:.5g}' for value in finite)}"] if finite else []
+    words += [f"λ {' or '.join(f'{value:g}' for value in truths)}"] if truths else []
+    return f"({', '.join(words)})" if words else ""
 
 
 def _name(rows, context):
@@ -210,14 +202,17 @@ def _legend(samplers):
     return "".join(keys)
 
 
-def _table(header, lines, left, css=""):
-    """An HTML table; the first `left` columns are words."""
+def _table(header, lines, left):
+    """An HTML table; the first `left` columns are words, and a line of one cell is a heading within it."""
     side = lambda i: ' class="w"' if i < left else ""
     head = "".join(f"<th{side(i)}>{escape(name)}</th>" for i, name in enumerate(header))
     body = "".join(
-        "<tr>" + "".join(f"<td{side(i)}>{cell}</td>" for i, cell in enumerate(line)) + "</tr>" for line in lines
+        f'<tr><td class="w group" colspan="{len(header)}"><div>{line[0]}</div></td></tr>'
+        if len(line) == 1
+        else "<tr>" + "".join(f"<td{side(i)}>{cell}</td>" for i, cell in enumerate(line)) + "</tr>"
+        for line in lines
     )
-    return f'<div class="wide {css}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _definitions(pairs):
@@ -281,13 +276,14 @@ def _runs_table(rows, own, context):
                 f"{100 * (mean / finite - 1):+.2f} %" if finite and mean is not None else "–",
                 tell.number(found.get("ess"), ".0f"),
                 tell.number(found.get("rhat"), ".4f"),
-                tell.number(row.result.get("total_fges"), ".5g"),
+                tell.number(row.result.get("total_fges"), ".0f"),
                 duration(row.result.get("walltime_sec")),
-                *(f"{error**2 * work:.3g}" if row.result and error else "–" for work in _spent(row)),
+                *(tell.short(error**2 * work) if row.result and error else "–" for work in _spent(row)),
                 context.link(row.directory, name) if row.directory.is_dir() else escape(name),
             ]
         )
-    return _table(header, lines, left=2)
+    shown = [i for i in range(len(header)) if any(line[i] != "–" for line in lines)]
+    return _table([header[i] for i in shown], [[line[i] for i in shown] for line in lines], left=2)
 
 
 def _spent(row):
@@ -316,8 +312,8 @@ def _said(row, own):
 
 def _known(rows):
     """Values of the exact posterior's λ̂, and of λ, that figures show as lines."""
-    finite = {row.result["truth"]["finite"] for row in rows if row.result.get("truth")} - {None}
-    return sorted(finite)[:3], sorted({row.result["truth"]["lambda"] for row in rows if row.result.get("truth")})
+    known = [row.result["truth"] for row in rows if row.result.get("truth")]
+    return sorted({one["finite"] for one in known} - {None})[:3], sorted({one["lambda"] for one in known})
 
 
 def _range(values, margin=0.06):

@@ -330,7 +330,7 @@ def _state(left, queued):
     if "submitted" in left and queued is None and "failed" not in left and "owner" not in left:
         return "queued", [f"SLURM job {job}, whose state squeue does not tell here"]
     if "failed" in left:
-        return "failed", [_failure_words(left)]
+        return "failed", [_failure_words(left)] + ["it goes on from its checkpoint"] * left["has_checkpoint"]
     if left["has_directory"]:
         kept = "goes on from its checkpoint" if left["has_checkpoint"] else "begins anew"
         gone = f"SLURM job {job} is gone" if job else "its process is gone" if "owner" in left else "it was stopped"

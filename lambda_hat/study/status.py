@@ -199,7 +199,7 @@ def _line(row, keys):
         interval(*row.result["llc_interval95"]) if row.result else "–",
         tell.number(found.get("ess"), ".0f") if row.result or running else "–",
         tell.number(found.get("rhat"), ".4f") if row.result or running else "–",
-        tell.number(row.result.get("total_fges"), ".5g") if row.result else "–",
+        tell.number(row.result.get("total_fges"), ".0f"),
         duration(
             row.result.get("walltime_sec") if row.result else row.meta.get("walltime_sec") if not row.run_id else None
         ),

@@ -62,7 +62,7 @@ def _table(header, lines, rows):
                 tell.number(value["truth"], "g"),
                 tell.number(value["ess"], ".0f"),
                 tell.number(value["rhat"], ".4f"),
-                tell.number(value["total_fges"], ".5g"),
+                tell.number(value["total_fges"], ".0f"),
                 duration(value["walltime_sec"]),
                 row.word,
             ]
@@ -158,7 +158,7 @@ def _grouped_table(header, lines, groups):
         "gradients",
         "time",
     ]
-    patterns = ["d", "d", "d", "d", "d", ".5g", ".3g", ".3g", ".0f", ".4f", ".5g", None]
+    patterns = ["d", "d", "d", "d", "d", ".5g", ".3g", ".3g", ".0f", ".4f", ".0f", None]
     said = [
         [
             *("–" if value is None else show(value) for value in line[:groups]),

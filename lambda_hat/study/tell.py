@@ -174,6 +174,11 @@ def number(value, pattern):
     return "–" if value is None else format(value, pattern)
 
 
+def short(value):
+    """A number to three digits, without an exponent below a million."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def size(count):
     """Bytes as one reads them."""
     for unit in ("B", "kB", "MB", "GB"):

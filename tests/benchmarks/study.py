@@ -45,6 +45,7 @@ def copy(run, seed):
     kept = [line for line in (run / store.SUMS).read_text().splitlines() if not line.endswith((".json", ".yaml"))]
     changed = [f"{store.sha256(made / name)}  {name}" for name in ("analysis.json", "config.yaml")]
     (made / store.SUMS).write_text("\n".join(kept + changed) + "\n")
+    return made
 
 
 def main(sizes):
