@@ -153,11 +153,11 @@ class _MLflow:
         if "://" not in config.tracking_uri:  # a directory of plain files, which MLflow wants to be asked for
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
+        from mlflow.entities import Param
 
         self._client = MlflowClient(tracking_uri=config.tracking_uri)
         self._id = self._client.create_run(self._experiment(config.experiment), run_name=name).info.run_id
-        for key, value in settings.items():
-            self._client.log_param(self._id, key, value)
+        self._client.log_batch(self._id, params=[Param(key, str(value)) for key, value in settings.items()])
 
     def _experiment(self, name):
         from mlflow.exceptions import MlflowException

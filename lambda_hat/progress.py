@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import shutil
 import sys
 import time
 
@@ -59,7 +60,7 @@ class Line:
         text = describe(self._sampler.name, report, self._pace(report))
         if self._live:
             self._erase()
-            sys.stdout.write(text)
+            sys.stdout.write(text[: shutil.get_terminal_size().columns - 1])
             sys.stdout.flush()
             self._visible = True
         if report.get("phase") == "sample" and time.monotonic() - self._said >= EVERY:
