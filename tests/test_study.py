@@ -141,7 +141,7 @@ def test_slurm_is_asked_once_for_all_jobs(tiny, tmp_path, monkeypatch):
     assert rows["run_hmc_11111111"].notes == ["SLURM job 9_1: pending"]
     assert "SLURM job 9_3 is gone" in rows["run_hmc_33333333"].notes[0]
     (asked,) = (tmp_path / "asked").read_text().splitlines()
-    assert "9_1,9_2,9_3" in asked
+    assert "--jobs=9" in asked.split()
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,18 @@ def test_a_run_under_another_name_is_damaged(tiny, tmp_path):
     run_of(tiny, "hmc").rename(tiny / "run_hmc_00000000")
     (row,) = (row for row in looking.scan(tmp_path / "runs") if row.sampler == "hmc")
     assert row.state == "damaged" and "was renamed" in row.notes[0]
+
+
+def test_what_is_moved_away_while_one_looks_is_not_there(tiny, tmp_path, monkeypatch):
+    run, read = run_of(tiny, "hmc"), looking._read
+
+    def removing(place):
+        if place[1] == "analysis.json" and run.exists():
+            shutil.rmtree(run)
+        return read(place)
+
+    monkeypatch.setattr(looking, "_read", removing)
+    assert [(row.sampler, row.state) for row in looking.scan(tmp_path / "runs")] == [("mclmc", "done")]
 
 
 def test_a_damaged_target_is_named_beside_its_runs(tiny, tmp_path):

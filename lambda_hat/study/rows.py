@@ -14,7 +14,9 @@ import shlex
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lambda_hat import store, work
@@ -136,18 +138,49 @@ def scan(root):
         raise StoreError(
             f"{root}: there is no such directory; name the one that holds targets/ (runs unless store.root was set)."
         )
-    rows, metas = {}, {}
-    for target_id in names(root / "targets", TARGET):
-        directory = root / "targets" / target_id
-        metas[target_id] = target = _target(directory)
-        runs = names(directory, RUN)
-        for run_id in runs:
-            row = _run(directory, target, run_id)
-            rows[row.name] = row
-        if not runs or target.state == "damaged":
+    base = root / "targets"
+    target_ids = names(base, TARGET)
+    runs = dict(zip(target_ids, _many(partial(names, pattern=RUN), [base / name for name in target_ids]), strict=True))
+    places = [(f"{base}/{target_id}", "meta.json") for target_id in target_ids]
+    places += [
+        (f"{base}/{target_id}/{run_id}", "analysis.json") for target_id in target_ids for run_id in runs[target_id]
+    ]
+    read = dict(zip(places, _many(_read, places), strict=True))
+    rows, targets = {}, {}
+    for target_id in target_ids:
+        target = _target(base / target_id, read[f"{base}/{target_id}", "meta.json"])
+        if target is None:
+            continue
+        targets[target_id] = target
+        found = [
+            _run(target, run_id, read[f"{base}/{target_id}/{run_id}", "analysis.json"]) for run_id in runs[target_id]
+        ]
+        rows |= {row.name: row for row in found if row is not None}
+        if not any(found) or target.state == "damaged":
             rows[target.name] = target
-    _add_unfinished(root, rows, metas)
+    _add_unfinished(root, rows, targets)
     return ordered(rows.values())
+
+
+READERS, BLOCK = 16, 20
+"""Threads that read, and how many directories each takes at a time: a shared file system takes a millisecond for each file."""
+
+
+def _many(act, values):
+    """`act` of each value, in their order, by many threads."""
+    blocks = [values[first : first + BLOCK] for first in range(0, len(values), BLOCK)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return [one for block in pool.map(lambda block: [act(value) for value in block], blocks) for one in block]
+
+
+def _read(place):
+    """A file of a published directory and the directory's list of hashes, as bytes; None where one cannot be read."""
+    directory, name = place
+    try:
+        with open(f"{directory}/{name}", "rb") as file, open(f"{directory}/{store.SUMS}", "rb") as sums:
+            return file.read(), sums.read()
+    except OSError:
+        return None
 
 
 def ordered(rows):
@@ -171,48 +204,49 @@ def names(directory, pattern):
         return []
 
 
-def _target(directory):
+def _target(directory, read):
     row = Row("done", "target", directory.name, None, directory)
     try:
-        found = _sealed(directory, "meta.json", META_KEYS)
+        found = _checked(directory / "meta.json", read, META_KEYS)
         groups = {key: found[f"{key}_cfg"] for key in ("model", "data", "training")} | {"seed": found["seed"]}
         _check_name(directory, "target", groups)
         row.meta, row.settings = found, flat(groups)
     except StoreError as error:
+        if not store.is_done(directory):  # it was moved away meanwhile
+            return None
         row.state, row.notes = "damaged", [str(error)]
     return row
 
 
-def _run(parent, target, run_id):
-    directory = parent / run_id
-    row = Row("done", "run", parent.name, run_id, directory, dict(target.settings), target.meta)
+def _run(target, run_id, read):
+    directory = target.directory / run_id
+    row = Row("done", "run", target.target_id, run_id, directory, dict(target.settings), target.meta)
     try:
-        found = _sealed(directory, "analysis.json", RESULT_KEYS)
+        found = _checked(directory / "analysis.json", read, RESULT_KEYS)
         groups = {"sampler": found["sampler_config"], "posterior": found["posterior_config"]}
         _check_name(directory, "run", groups)
         row.result, row.notes = found, list(found["status_reasons"])
         row.settings |= flat(groups)
     except StoreError as error:
+        if not store.is_done(directory):
+            return None
         row.state, row.notes = "damaged", [str(error)]
     if target.state == "damaged":
         row.notes.append("its target is damaged")
     return row
 
 
-def _sealed(directory, name, keys):
-    """A JSON object of a published directory that matches its hash: `store.read_json` with each file read once."""
+def _checked(path, read, keys):
+    """The JSON object in a file that was read, if it matches its hash: `store.read_json` for what is read already."""
     try:
-        with open(f"{directory}/{name}", "rb") as file:
-            data = file.read()
-        with open(f"{directory}/{store.SUMS}", "rb") as file:
-            sums = file.read()
-        if f"{hashlib.sha256(data).hexdigest()}  {name}".encode() in sums.splitlines():
+        data, sums = read
+        if f"{hashlib.sha256(data).hexdigest()}  {path.name}".encode() in sums.splitlines():
             found = json.loads(data)
             if all(key in found for key in keys):
                 return found
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):  # nothing was read, or it is no JSON object
         pass
-    return store.read_json(directory / name, *keys)  # which says what is wrong
+    return store.read_json(path, *keys)  # which says what is wrong
 
 
 def _check_name(directory, stage, groups):
@@ -241,16 +275,13 @@ def flat(groups):
 # --- work that is not finished ----------------------------------------------------------------------------------------
 
 
-def _add_unfinished(root, rows, metas):
+def _add_unfinished(root, rows, targets):
     """Rows of what is in work/ and failures/."""
     found = {name: _left(root, name) for name in _work_names(root)}
     queued = queue(left["slurm_job"] for left in found.values() if "submitted" in left)
     for name, left in found.items():
         target_id, _, run_id = name.partition(".")
-        if run_id:
-            done = rows.get(name)
-        else:
-            done = metas.get(name)
+        done = rows.get(name) if run_id else targets.get(name)
         state, notes = _state(left, queued)
         if done is not None:
             if state == "running":
@@ -258,7 +289,7 @@ def _add_unfinished(root, rows, metas):
             continue
         if state is None:
             continue
-        target = metas.get(target_id)
+        target = targets.get(target_id)
         directory = store.Paths(root, target_id, run_id or None)
         rows[name] = row = Row(
             state,
@@ -364,7 +395,8 @@ def queue(jobs):
     jobs = sorted({str(job) for job in jobs if job})
     if not jobs or shutil.which("squeue") is None:
         return {} if not jobs else None
-    argv = ["squeue", "--noheader", "--array", "--format=%i|%T", f"--jobs={','.join(jobs)}"]
+    arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    argv = ["squeue", "--noheader", "--array", "--format=%i|%T", f"--jobs={arrays}"]
     try:
         asked = subprocess.run(argv, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -467,20 +499,21 @@ NEVER_NULL = {
 
 def varying(rows, groups=tuple(NEVER_NULL)):
     """Settings in these groups in which rows of the same kind differ, and those that make the kinds where there are several."""
-    keys, found = list(keys_of(rows)), {}
+    found = []
     for group in groups:
+        known = [row for row in rows if knows(row, group)]
+        if group in store.STAGES["target"].keys:  # the same for all runs of a target
+            known = {row.target_id: row for row in known}.values()
         kinds = {}
-        for row in rows:
-            if knows(row, group):
-                kinds.setdefault(row.settings.get(KINDS.get(group)), []).append(row.settings)
-        for key in keys:
-            if key.partition(".")[0] != group:
-                continue
-            if key == KINDS.get(group):
-                found[key] = len(kinds) > 1
-            else:
-                found[key] = any(_differ(alike, key) for alike in kinds.values())
-    return [key for key in keys if found.get(key)]
+        for row in known:
+            kinds.setdefault(row.settings.get(KINDS.get(group)), []).append(row.settings)
+        for key in keys_of(known):
+            if key.partition(".")[0] == group:
+                apart = (
+                    len(kinds) > 1 if key == KINDS.get(group) else any(_differ(alike, key) for alike in kinds.values())
+                )
+                found += [key] * apart
+    return found
 
 
 def _differ(settings, key):

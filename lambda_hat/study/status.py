@@ -429,7 +429,7 @@ def _prune(root, rows, yes, everything):
     left = []
     for row in rows:
         if row.state in ("stale", "failed", "missing"):
-            left += [root / "work" / row.name, root / "failures" / f"{row.name}.json"]
+            left += [root / "work" / row.name, *(root / "failures" / f"{row.name}.{kind}" for kind in ("json", "npz"))]
     if everything:
         for name in ("replaced", "trash"):
             with contextlib.suppress(FileNotFoundError):
