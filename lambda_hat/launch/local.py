@@ -23,7 +23,7 @@ def run_all(stage, combinations):
         combinations: pairs of a function that composes the configuration and the command line's overrides.
 
     Returns:
-        the exit code: 1 if anything failed (or, with strict=true, is bad).
+        the exit code: 1 if anything failed or has no finite λ̂ (or, with strict=true, is bad).
 
     Raises:
         ConfigError: naming every combination that cannot be run; then nothing has been done.
@@ -41,7 +41,7 @@ def run_all(stage, combinations):
         if pipeline.store.is_done(job.directory):
             try:
                 log.info(pipeline.result_line(job))
-                code |= job.config.strict and pipeline.verdict(job) == "bad"
+                code |= pipeline.fails(job)
             except UserError as error:
                 log.error(str(error))
                 code = 1
