@@ -300,6 +300,29 @@ def test_what_argparse_refuses_exits_with_2(tiny, tool, argv):
     assert tool(*argv).code == 2
 
 
+COMPLETED = [
+    ("status", "targ", {"target=", "target_seed="}),
+    ("status", "sampler=", {"sampler=hmc", "sampler=mclmc"}),
+    ("status", "status=d", {"status=done", "status=damaged"}),
+    ("results", "sampler.dr", {"sampler.draws="}),
+    ("results", "data.n_data=", {"data.n_data=60"}),
+    ("status", "--pr", {"--prune"}),
+    ("store", "re", {"reindex", "restore"}),
+    ("promote", "g", {"gallery"}),
+    ("status", "nothing=", set()),
+]
+
+
+@pytest.mark.parametrize(("name", "word", "choices"), COMPLETED)
+def test_tab_completes_options_filters_and_their_values(tiny, tool, monkeypatch, name, word, choices):
+    """As Hydra's hook in the shell asks."""
+    line = f"python bin/{name}.py {word}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    outcome = tool(name, "-sc", "query=bash")
+    assert outcome.code == 0 and set(outcome.out.split()) == choices
+
+
 @pytest.mark.parametrize("name", ["status", "results", "report", "store", "promote"])
 def test_help_and_an_empty_root(tool, tmp_path, name):
     outcome = tool(name, "--help")

@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 from lambda_hat import store
 from lambda_hat.errors import UserError
+from lambda_hat.study import completion
+
+RUNS = Path("runs")
+"""Where results are unless said otherwise."""
 
 COLOURS = {
     "ok": "green",
@@ -62,7 +66,7 @@ def add_words(parser, also=""):
     )
 
 
-def split(words, default=Path("runs")):
+def split(words, default=RUNS):
     """The root (`default` where none is given) and the filters among a command line's words.
 
     Raises:
@@ -96,6 +100,9 @@ def run(act, parser, argv=None):
         act: called with the parsed arguments; returns the exit code (None is 0).
     """
     try:
+        if sys.argv[1:] == completion.ASKED:
+            completion.print_choices(parser, RUNS)
+            sys.exit(0)
         code = act(parser.parse_intermixed_args(argv))
         sys.stdout.flush()
     except UserError as error:
