@@ -3,7 +3,9 @@
 frame = lambda_hat.results.load("runs")            # a pandas DataFrame
 """
 
+from lambda_hat.study import choose
 from lambda_hat.study import rows as looking
+from lambda_hat.study.row import show
 
 
 def load(root, **filters):
@@ -22,8 +24,8 @@ def load(root, **filters):
     import pandas as pd
 
     chosen = [(key, values if isinstance(values, (list, tuple)) else [values]) for key, values in filters.items()]
-    chosen = [(key, [looking.show(value) for value in values]) for key, values in chosen]
-    header, lines = table(looking.select(looking.scan(root), chosen))
+    chosen = [(key, [show(value) for value in values]) for key, values in chosen]
+    header, lines = table(choose.select(looking.scan(root), chosen))
     return pd.DataFrame(lines, columns=header)
 
 
@@ -96,7 +98,7 @@ OWN = {"model.kind", "data.n_data", "seed", "sampler.name", "sampler.seed"}
 def table(rows):
     """Header and lines of the tidy table of these `Row`s; targets that have no run are left out."""
     rows = [row for row in rows if row.run_id]
-    keys = [key for key in looking.varying(rows) if key not in OWN]
+    keys = [key for key in choose.varying(rows) if key not in OWN]
     lines = [
         [*(column(row) for column in COLUMNS.values()), *(_plain(row.settings.get(key)) for key in keys)]
         for row in rows
@@ -105,4 +107,4 @@ def table(rows):
 
 
 def _plain(value):
-    return looking.show(value) if isinstance(value, (list, tuple)) else value
+    return show(value) if isinstance(value, (list, tuple)) else value

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lambda_hat import store
 from lambda_hat.errors import StoreError, UserError
+from lambda_hat.study import choose, tell
 from lambda_hat.study import rows as looking
-from lambda_hat.study import tell
-from lambda_hat.study.status import used
+from lambda_hat.study.row import RUN, TARGET
+from lambda_hat.study.stop import used
 
 ADDED = ("_runs.jsonl", store.SUMS)
 """Files of a published directory that its list of hashes cannot have; the curvature joins a target later, too."""
@@ -67,15 +68,15 @@ def damages(directory):
 def published(root):
     """Every published directory under a root: targets, each followed by its runs."""
     targets = Path(root) / "targets"
-    for target in looking.names(targets, looking.TARGET):
+    for target in looking.names(targets, TARGET):
         yield targets / target
-        for run in looking.names(targets / target, looking.RUN):
+        for run in looking.names(targets / target, RUN):
             yield targets / target / run
 
 
 def _verify(arguments, root, filters):
     """read every file again and name what is damaged; exit code 1 where something is"""
-    rows = {row.directory for row in looking.select(looking.scan(root), filters)} if filters else None
+    rows = {row.directory for row in choose.select(looking.scan(root), filters)} if filters else None
     found, count, size = {}, 0, 0
     for directory in published(root):
         if rows is None or directory in rows:
@@ -94,7 +95,7 @@ def _verify(arguments, root, filters):
 
 
 def _own_size(directory):
-    runs = looking.names(directory, looking.RUN)
+    runs = looking.names(directory, RUN)
     return used(directory) - sum(used(directory / run) for run in runs)
 
 
@@ -172,7 +173,7 @@ def _reindex(arguments, root, filters):
 
 def _du(arguments, root, filters):
     """how much space is taken, by what"""
-    rows = looking.select(looking.scan(root), filters)
+    rows = choose.select(looking.scan(root), filters)
     sizes = Counter()
     if filters:
         for row in rows:
@@ -204,7 +205,7 @@ def _rm(arguments, root, filters):
     """put the runs that fit into <root>/trash/, from where they can be taken back"""
     if not filters:
         raise UserError("rm needs a filter, such as status=bad or run=run_hmc_2e848a6c: it will not take everything.")
-    rows = looking.select(looking.scan(root), filters)
+    rows = choose.select(looking.scan(root), filters)
     if arguments.targets:
         chosen = sorted({row.target_id for row in rows})
         moves = [root / "targets" / target_id for target_id in chosen]

@@ -3,7 +3,9 @@
 import os
 
 from lambda_hat.errors import UserError
+from lambda_hat.study import choose
 from lambda_hat.study import rows as looking
+from lambda_hat.study.row import STATES, show
 
 ASKED = ["-sc", "query=bash"]
 """Arguments with which the hook asks; the command line so far is in the environment."""
@@ -33,14 +35,14 @@ def _choices(parser, root, word):
     if equals:
         yield from (f"{key}={value}" for value in _values(rows, key))
     else:
-        yield from (f"{name}=" for name in ("status", *looking.ALIASES, *looking.keys_of(rows)))
+        yield from (f"{name}=" for name in ("status", *choose.ALIASES, *choose.keys_of(rows)))
 
 
 def _values(rows, key):
     if key == "status":
-        return [*looking.STATES, "ok", "warn", "bad"]
+        return [*STATES, "ok", "warn", "bad"]
     try:
-        name = looking.resolve(key, looking.keys_of(rows))
+        name = choose.resolve(key, choose.keys_of(rows))
     except UserError:
         return []
-    return dict.fromkeys(looking.show(value) for row in rows for value in row.values(name) if value is not None)
+    return dict.fromkeys(show(value) for row in rows for value in row.values(name) if value is not None)

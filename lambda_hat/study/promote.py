@@ -16,7 +16,8 @@ from pathlib import Path
 from lambda_hat import store, work
 from lambda_hat.errors import StoreError, UserError
 from lambda_hat.study import care, status, tell
-from lambda_hat.study.rows import show, varying
+from lambda_hat.study.choose import varying
+from lambda_hat.study.row import show
 
 MANIFEST = "manifest.json"
 MADE_BY = "lambda-hat-promote"

@@ -10,10 +10,9 @@ import numpy as np
 
 from lambda_hat import store
 from lambda_hat.errors import StoreError
+from lambda_hat.study import choose, files, panels, status, tell
 from lambda_hat.study import draws as traces
-from lambda_hat.study import files, status, svg, tell
-from lambda_hat.study import rows as looking
-from lambda_hat.study.rows import duration, show
+from lambda_hat.study.row import STATES, duration, flat, show
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -77,7 +76,7 @@ class _Context:
     def __init__(self, rows, path):
         found = {row.sampler for row in rows if row.sampler}
         self.samplers = [name for name in ORDER if name in found] + sorted(found.difference(ORDER))
-        self.differing = looking.varying(rows)
+        self.differing = choose.varying(rows)
         self.folder = Path(os.path.abspath(path)).parent
         self.rows, self.damaged = rows, {}
 
@@ -171,12 +170,12 @@ def _sampler_line(sampler, rows, context):
     ]
 
 
-_WORDS = ("ok", "warn", "bad", *looking.STATES[1:])
+_WORDS = ("ok", "warn", "bad", *STATES[1:])
 
 
 def _truth_words(rows):
     """The exact posterior's λ̂ and λ, where they are known."""
-    finite, truths = _known(rows)
+    finite, truths = panels.known(rows)
     words = [f"exact λ̂ {' or '.join(f'{value:.5g}' for value in finite)}"] if finite else []
     words += [f"λ {' or '.join(f'{value:g}' for value in truths)}"] if truths else []
     return f"({', '.join(words)})" if words else ""
@@ -184,12 +183,10 @@ def _truth_words(rows):
 
 def _name(rows, context):
     """A target in a few words: the settings in which targets differ, or its id."""
-    keys = looking.varying(context.rows, ("model", "data", "training", "seed"))
+    keys = choose.varying(context.rows, ("model", "data", "training", "seed"))
     settings = {key: value for row in rows for key, value in row.settings.items()}
     words = [
-        show(settings[key])
-        if key in looking.KINDS.values()
-        else f"{key.partition('.')[2] or key} {show(settings[key])}"
+        show(settings[key]) if key in choose.KINDS.values() else f"{key.partition('.')[2] or key} {show(settings[key])}"
         for key in keys
         if key in settings and key not in ("training.kind", "data.kind")
     ]
@@ -228,15 +225,15 @@ def _target(number, rows, context):
     found = {row.name: context.draws(row) for row in done}
     drawn = [row for row in done if found[row.name] is not None]
     sampled = [row for row in drawn if row.result["llc_mcse"] is not None]
-    own = [key for key in looking.varying(rows) if key != "sampler.name"]
+    own = [key for key in choose.varying(rows) if key != "sampler.name"]
     words = status.describe_target(rows, [key for key in context.differing if key not in own])
     figures = []
     if done:
-        figures.append(_figure("λ̂ by sampler, with its 95 % interval", _forest(done, own, context)))
+        figures.append(_figure("λ̂ by sampler, with its 95 % interval", panels.forest(done, own, context)))
     if sampled:
-        drawings = (_convergence(sampled, found, name, label, context) for name, label in _AXES)
+        drawings = (panels.convergence(sampled, found, name, label, context) for name, label in _AXES)
         figures.append(_figure("Running λ̂ of every run, against gradients and against time", "".join(drawings)))
-        figures.append(_figure("Work-normalised variance: MCSE² × work, less is better", _work(sampled, context)))
+        figures.append(_figure("Work-normalised variance: MCSE² × work, less is better", panels.work(sampled, context)))
     directory = rows[0].directory if not rows[0].run_id else rows[0].directory.parent
     title = context.link(directory, rows[0].target_id) if directory.is_dir() else escape(rows[0].target_id)
     return "\n".join(
@@ -278,7 +275,7 @@ def _runs_table(rows, own, context):
                 tell.number(found.get("rhat"), ".4f"),
                 tell.number(row.result.get("total_fges"), ".0f"),
                 duration(row.result.get("walltime_sec")),
-                *(tell.short(error**2 * work) if row.result and error else "–" for work in _spent(row)),
+                *(tell.short(error**2 * work) if row.result and error else "–" for work in panels.spent(row)),
                 context.link(row.directory, name) if row.directory.is_dir() else escape(name),
             ]
         )
@@ -286,120 +283,8 @@ def _runs_table(rows, own, context):
     return _table([header[i] for i in shown], [[line[i] for i in shown] for line in lines], left=2)
 
 
-def _spent(row):
-    """Gradients, and seconds of adapting and drawing."""
-    if not row.result:
-        return math.nan, math.nan
-    laps = row.result["timings_sec"]
-    return row.result["total_fges"], laps.get("adapt", 0.0) + laps.get("sample", 0.0)
-
-
 def _figure(title, drawing):
     return f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>"
-
-
-def _label(row, own):
-    """A run's name in a figure: its sampler and what it varies in, seeds last and short."""
-    words = [f"{key.rpartition('.')[2]} {show(row.settings.get(key))}" for key in own]
-    return " ".join([row.sampler, *words])
-
-
-def _said(row, own):
-    found = row.result
-    estimate = tell.estimate(found["llc_mean"], found["llc_mcse"])
-    return f"{_label(row, own)}: {estimate} {tell.interval(*found['llc_interval95'])} {row.word}"
-
-
-def _known(rows):
-    """Values of the exact posterior's λ̂, and of λ, that figures show as lines."""
-    known = [row.result["truth"] for row in rows if row.result.get("truth")]
-    return sorted({one["finite"] for one in known} - {None})[:3], sorted({one["lambda"] for one in known})
-
-
-def _range(values, margin=0.06):
-    values = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min(values), max(values)
-    space = margin * ((high - low) or abs(high) or 1)
-    return low - space, high + space
-
-
-def _forest(rows, own, context):
-    finite, truths = _known(rows)
-    ends = [end for row in rows for end in row.result["llc_interval95"]]
-    names = [(-i, _short(_label(row, own))) for i, row in enumerate(rows)]
-    plot = svg.Plot(
-        _range([*ends, *finite, *truths, *(row.result["llc_mean"] for row in rows)]),
-        (0.6 - len(rows), 0.6),
-        xlabel="λ̂",
-        height=60 + 17 * len(rows),
-        left=14 + 6 * max(len(name) for _, name in names),
-        names=names,
-    )
-    for value in finite:
-        plot.down(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")
-    for value in truths:
-        plot.down(value, "truth", f"λ = {value:g}")
-    for i, row in enumerate(rows):
-        low, high = row.result["llc_interval95"]
-        css = context.css(row) + (" doubtful" if row.verdict != "ok" else "")
-        if low is not None:
-            plot.interval(low, high, -i, css, _said(row, own))
-        plot.point(row.result["llc_mean"], -i, css, _said(row, own))
-    note = "" if all(row.verdict == "ok" for row in rows) else '<p class="note">Hollow: warn or bad.</p>'
-    return plot.svg("; ".join(_said(row, own) for row in rows)) + note
-
-
-def _short(text):
-    return text if len(text) <= 24 else text[:23] + "…"
-
-
-def _convergence(rows, found, name, label, context):
-    finite, truths = _known(rows)
-    curves = []
-    for row in rows:
-        at, mean = traces.running(found[row.name])
-        curves.append((row, getattr(found[row.name], name)[at], mean))
-    late = [value for _, _, mean in curves for value in mean[len(mean) // 3 :]]
-    xs = [max(float(x[0]), 1e-3) for _, x, _ in curves], [float(x[-1]) for _, x, _ in curves]
-    plot = svg.Plot(
-        (min(xs[0]), max(max(xs[1]), 1.01 * min(xs[0]))),
-        _range([*late, *finite, *truths]),
-        xlabel=label,
-        ylabel="λ̂",
-        xlog=True,
-    )
-    for value in finite:
-        plot.across(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")
-    for value in truths:
-        plot.across(value, "truth", f"λ = {value:g}")
-    for row, x, mean in curves:
-        plot.line(np.maximum(x, 1e-3), mean, context.css(row), _said(row, ()))
-    return plot.svg(f"Running mean of λ̂ of {len(rows)} runs")
-
-
-def _work(rows, context):
-    """One dot for each run: gradients on the left, seconds on the right."""
-    drawings = []
-    for i, label in enumerate(("MCSE² × full-data gradients", "MCSE² × seconds")):
-        values = [(row, row.result["llc_mcse"] ** 2 * _spent(row)[i]) for row in rows]
-        values = [(row, value) for row, value in values if value > 0]
-        if not values:
-            continue
-        names = [name for name in context.samplers if any(row.sampler == name for row, _ in values)]
-        low, high = min(v for _, v in values), max(v for _, v in values)
-        plot = svg.Plot(
-            (low / 1.3, high * 1.3),
-            (0.6 - len(names), 0.6),
-            xlabel=label,
-            xlog=True,
-            height=54 + 22 * len(names),
-            left=14 + 6 * max(map(len, names)),
-            names=[(-i, name) for i, name in enumerate(names)],
-        )
-        for row, value in values:
-            plot.point(value, -names.index(row.sampler), context.css(row), f"{_said(row, ())}: {value:.3g}")
-        drawings.append(plot.svg(label))
-    return "".join(drawings)
 
 
 # --- chains -----------------------------------------------------------------------------------------------------------
@@ -414,10 +299,12 @@ def _chains(rows, found, own, context):
             continue
         row = max(mine, key=lambda row: (("ok", "warn", "bad").index(row.verdict), row.result["rhat"] or math.inf))
         which = "" if len(mine) == 1 else f", the most doubtful of {len(mine)}"
-        parts.append(_figure(f"{_label(row, own)}{which}: trace", _trace(row, found[row.name])))
-        parts.append(_figure(f"{_label(row, own)}: ranks by chain, flat where chains agree", _ranks(found[row.name])))
+        parts.append(_figure(f"{panels.label(row, own)}{which}: trace", panels.trace(row, found[row.name])))
+        parts.append(
+            _figure(f"{panels.label(row, own)}: ranks by chain, flat where chains agree", panels.ranks(found[row.name]))
+        )
     links = [
-        context.link(row.directory / "diagnostics", f"{_label(row, own)}")
+        context.link(row.directory / "diagnostics", f"{panels.label(row, own)}")
         for row in rows
         if (row.directory / "diagnostics").is_dir()
     ]
@@ -425,43 +312,6 @@ def _chains(rows, found, own, context):
         return ""
     all_of_them = f'<p class="note">Figures of every run: {" · ".join(links)}</p>' if links else ""
     return f'<details open><summary>Traces and ranks</summary><div class="figures">{"".join(parts)}</div>{all_of_them}</details>'
-
-
-def _trace(row, draws):
-    at, chains = traces.thinned(draws)
-    finite = chains[np.isfinite(chains)]
-    if not finite.size:
-        return '<p class="note">No draw is finite.</p>'
-    plot = svg.Plot(
-        (0, max(1, draws.llc.shape[1] - 1)),
-        _range(finite.tolist(), 0.03),
-        xlabel="draw",
-        ylabel="nβ (L − L₀)",
-        height=170,
-    )
-    for c, chain in enumerate(chains[:8]):
-        plot.line(at, chain, f"thin c{c}", f"chain {c}")
-    plot.across(row.result["llc_mean"], "mean", f"λ̂ = {row.result['llc_mean']:.5g}")
-    return plot.svg(f"Trace of {len(chains)} chains")
-
-
-def _ranks(draws):
-    shares = traces.ranks(draws)[:8]
-    most = max(2.0, float(shares.max()))
-    bins = shares.shape[1]
-    plot = svg.Plot(
-        (0, 100),
-        (-len(shares), 0),
-        xlabel="rank among all draws, per cent",
-        height=60 + 26 * len(shares),
-        left=58,
-        names=[(-c - 0.6, f"chain {c}") for c in range(len(shares))],
-    )
-    for c, heights in enumerate(shares):
-        for b, height in enumerate(heights):
-            plot.box(100 * b / bins, 100 * (b + 1) / bins, -c - 1, -c - 1 + 0.92 * height / most, f"c{c}")
-        plot.across(-c - 1 + 0.92 / most, "expected")
-    return plot.svg(f"Ranks of {len(shares)} chains")
 
 
 # --- behind the fold --------------------------------------------------------------------------------------------------
@@ -475,7 +325,7 @@ def _provenance(rows):
     lines = [(key, ", ".join(values)) for key, values in settings.items()]
     sources = {}
     for row in rows:
-        for key, value in looking.flat({"": row.result.get("provenance") or {}}).items():
+        for key, value in flat({"": row.result.get("provenance") or {}}).items():
             if key != ".log":
                 text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else show(value)
                 sources.setdefault(key.lstrip("."), dict.fromkeys([])).setdefault(text)

@@ -4,9 +4,9 @@ import math
 import statistics
 
 from lambda_hat import results
-from lambda_hat.study import files, tell
+from lambda_hat.study import choose, files, tell
 from lambda_hat.study import rows as looking
-from lambda_hat.study.rows import duration, show
+from lambda_hat.study.row import duration, show
 
 SHOWN = ("target_id", "model", "n_data", "target_params", "seed", "sampler", "sampler_seed")
 """Columns that the terminal shows, where they vary, before the result's."""
@@ -26,7 +26,7 @@ def _act(arguments):
     groups = [key for word in arguments.words if word.startswith("groupby=") for key in word[8:].split(",") if key]
     root, filters = tell.split(words)
     write = files.of(_suffix(arguments.output)) if arguments.output else None
-    rows = [row for row in looking.select(looking.scan(root), filters) if row.run_id]
+    rows = [row for row in choose.select(looking.scan(root), filters) if row.run_id]
     header, lines = grouped(rows, groups) if groups else results.table(rows)
     if write:
         files.replace(arguments.output, lambda path: write(path, header, lines))
@@ -98,7 +98,7 @@ def grouped(rows, keys):
     Raises:
         UserError: for a key that no run has.
     """
-    known = looking.keys_of(rows)
+    known = choose.keys_of(rows)
     names = [(key, _of(key, known)) for key in keys] if rows else []
     groups = {}
     for row in rows:
@@ -113,7 +113,7 @@ def _of(key, known):
     """What a key is of a row: a column of the tidy table, or a setting."""
     if key in results.COLUMNS:
         return lambda row: _hashable(results.COLUMNS[key](row))
-    name = looking.resolve(key, known)
+    name = choose.resolve(key, known)
     return lambda row: _hashable(row.values(name)[0])
 
 

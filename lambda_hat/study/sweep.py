@@ -14,7 +14,7 @@ from lambda_hat import cli, hydra_glue, messages, store
 from lambda_hat.errors import ConfigError
 from lambda_hat.launch import local
 from lambda_hat.launch.compose import Composer
-from lambda_hat.study.rows import Row, flat
+from lambda_hat.study.row import Row, flat
 
 
 class Sweep(NamedTuple):
