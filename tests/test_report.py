@@ -102,6 +102,16 @@ def test_a_sweep_says_what_is_missing(tiny, tool, tmp_path):
     assert "1 missing" in text and "not begun" in text
 
 
+def test_many_runs_are_drawn_close_together(tiny, tool, tmp_path):
+    run = run_of(tiny, "hmc")
+    for seed in range(1, 61):
+        copy(run, seed)
+    assert tool("report").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    heights = [int(found) for found in re.findall(r'viewBox="0 0 400 (\d+)"', text)]
+    assert max(heights) < 800 and text.count('class="bar s0') == 61
+
+
 def test_nothing_bad_is_said_too(tiny, tool, tmp_path):
     for sampler in ("hmc", "mclmc"):
         path = run_of(tiny, sampler) / "analysis.json"

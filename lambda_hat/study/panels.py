@@ -8,6 +8,9 @@ from lambda_hat.study import draws as traces
 from lambda_hat.study import svg, tell
 from lambda_hat.study.row import show
 
+MOST_NAMED = 40
+"""Runs of a target that a figure names one by one."""
+
 
 def label(row, own):
     """A run's name in a figure: its sampler and what it varies in, seeds last and short."""
@@ -40,11 +43,13 @@ def forest(rows, own, context):
     finite, truths = known(rows)
     ends = [end for row in rows for end in row.result["llc_interval95"]]
     names = [(-i, _short(label(row, own))) for i, row in enumerate(rows)]
+    if len(rows) > MOST_NAMED:  # the first of each sampler alone
+        names = [(-i, row.sampler) for i, row in enumerate(rows) if i == 0 or rows[i - 1].sampler != row.sampler]
     plot = svg.Plot(
         _range([*ends, *finite, *truths, *(row.result["llc_mean"] for row in rows)]),
         (0.6 - len(rows), 0.6),
         xlabel="λ̂",
-        height=60 + 17 * len(rows),
+        height=60 + int(17 * len(rows) if len(rows) <= MOST_NAMED else max(17 * MOST_NAMED, 4 * len(rows))),
         left=14 + 6 * max(len(name) for _, name in names),
         names=names,
     )
