@@ -38,8 +38,10 @@ DAMAGES = [
     ("{run}/trace.nc", _flip, "trace.nc does not match its hash"),
     ("{run}/diagnostics/rank.png", _flip, "diagnostics/rank.png does not match its hash"),
     ("{run}/config.yaml", lambda path: path.unlink(), "config.yaml is missing"),
-    ("{run}/SHA256SUMS", lambda path: path.unlink(), "SHA256SUMS cannot be read"),
+    ("{run}/SHA256SUMS", lambda path: path.unlink(), "SHA256SUMS is missing"),
     ("{run}/note.txt", lambda path: path.write_text("mine"), "note.txt was not published with its directory"),
+    ("{run}/SHA256SUMS", _flip, "SHA256SUMS is damaged"),
+    ("curvature_nll.npz", _flip, "curvature_nll.npz cannot be read"),
     ("data.npz", _flip, "data.npz does not match its hash"),
     ("meta.json", _flip, "meta.json does not match its hash"),
 ]

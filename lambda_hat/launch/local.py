@@ -1,6 +1,8 @@
 """Runs combinations here, one after the other: all are checked before any starts, finished ones are skipped."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -28,10 +30,12 @@ def run_all(stage, combinations):
     Raises:
         ConfigError: naming every combination that cannot be run; then nothing has been done.
     """
-    jobs = checked(stage, combinations)
-    code = 0
+    jobs = _checked(stage, combinations)
+    code, left = 0, {root: _left_over(root) for root in {job.paths.root for job in jobs}}
     for number, job in enumerate(jobs):
         if pipeline.is_done(job):
+            if job.paths.name(stage) in left[job.paths.root]:
+                pipeline.tidy(job)
             continue
         if len(jobs) > 1:
             log.info("[%d/%d] %s", number + 1, len(jobs), job.directory)
@@ -48,12 +52,15 @@ def run_all(stage, combinations):
     return int(code)
 
 
-def checked(stage, combinations):
-    """The jobs of these combinations, each once, as `run_all` does them.
+def _left_over(root):
+    """Names of work directories, of which one that is done has been left by a process that died."""
+    try:
+        return set(os.listdir(root / "work"))
+    except OSError:
+        return set()
 
-    Raises:
-        ConfigError: naming every combination that cannot be run.
-    """
+
+def _checked(stage, combinations):
     if not combinations:
         raise ConfigError("The sweep has no combination: a range(…) or glob(…) on the command line is empty.")
     jobs, refused = {}, {}
@@ -108,10 +115,12 @@ def _make(job, number):
         log.error("failed: %s", error)
     except Exception as error:  # the last line of defence: other combinations go on, the traceback is in the log
         log.error("failed: %s: %s\n       traceback in %s", type(error).__name__, str(error).split("\n")[0], path)
-        handler.stream.write(_traceback(error))
+        with contextlib.suppress(OSError):
+            handler.stream.write(_traceback(error))
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
     return 1
 
 

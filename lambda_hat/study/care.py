@@ -16,7 +16,7 @@ from lambda_hat.study.row import RUN, TARGET
 from lambda_hat.study.stop import used
 
 ADDED = ("_runs.jsonl", store.SUMS)
-"""Files of a published directory that its list of hashes cannot have; the curvature joins a target later, too."""
+"""Files of a published directory that its list of hashes cannot have."""
 
 
 def main(doc):
@@ -39,9 +39,9 @@ def damages(directory):
     """
     directory = Path(directory)
     try:
-        sums = dict(reversed(line.split("  ", 1)) for line in (directory / store.SUMS).read_text().splitlines())
-    except (OSError, ValueError) as error:
-        yield f"{directory / store.SUMS} cannot be read ({error})"
+        sums = store.hashes(directory)
+    except StoreError as error:
+        yield str(error)
         return
     for name, expected in sums.items():
         try:
@@ -55,12 +55,22 @@ def damages(directory):
                 yield f"{directory / name} does not match its hash"
     for path in sorted(directory.rglob("*")):
         inside = path.relative_to(directory)
-        if inside.parts[0].startswith("run_") or path.is_dir():
+        if inside.parts[0].startswith("run_") or path.is_dir() or inside.as_posix() in sums or path.name in ADDED:
             continue
-        if inside.as_posix() not in sums and path.name not in ADDED and not path.name.startswith("curvature_"):
+        if path.name.startswith("curvature_"):
+            yield from _damage_of_arrays(path)
+        else:
             yield f"{path} was not published with its directory"
     try:
         store.open_config(directory, "run" if directory.name.startswith("run_") else "target")
+    except StoreError as error:
+        yield str(error)
+
+
+def _damage_of_arrays(path):
+    """The curvature joins a target later, with its own hash inside."""
+    try:
+        store.read_sealed_arrays(path)
     except StoreError as error:
         yield str(error)
 

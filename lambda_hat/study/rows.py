@@ -140,7 +140,9 @@ def _checked(path, read, keys):
     """The JSON object in a file that was read, if it matches its hash: `store.read_json` for what is read already."""
     try:
         data, sums = read
-        if f"{hashlib.sha256(data).hexdigest()}  {path.name}".encode() in sums.splitlines():
+        lines, _, own = sums.rpartition(b"# ")
+        whole = own.strip().decode() == hashlib.sha256(lines).hexdigest()
+        if whole and f"{hashlib.sha256(data).hexdigest()}  {path.name}".encode() in lines.splitlines():
             found = json.loads(data)
             if all(key in found for key in keys):
                 return found

@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import cli, hydra_glue, messages, store
 from lambda_hat.errors import ConfigError
-from lambda_hat.launch import local
 from lambda_hat.launch.compose import Composer
+from lambda_hat.launch.local import _checked
 from lambda_hat.study.row import Row, flat
 
 
@@ -56,7 +56,7 @@ def rows(words, root=None):
             combinations = [
                 (partial(compose, found), found) for found in sweeper.sweep(list(master.hydra.overrides.task))
             ]
-            jobs = local.checked("run", combinations)
+            jobs = _checked("run", combinations)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(messages.of(error)) from error
     return Sweep(jobs[0].paths.root, [_row(job) for job in jobs])

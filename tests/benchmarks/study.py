@@ -3,6 +3,7 @@
 python tests/benchmarks/study.py 1000 10000        seconds by command; the copies differ in sampler.seed and are whole directories
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -42,9 +43,9 @@ def copy(run, seed):
     analysis["sampler_config"]["seed"] = seed
     store.write_json(made / "analysis.json", analysis)
     store.write_config(made, config)
-    kept = [line for line in (run / store.SUMS).read_text().splitlines() if not line.endswith((".json", ".yaml"))]
-    changed = [f"{store.sha256(made / name)}  {name}" for name in ("analysis.json", "config.yaml")]
-    (made / store.SUMS).write_text("\n".join(kept + changed) + "\n")
+    changed = {name: store.sha256(made / name) for name in ("analysis.json", "config.yaml")}
+    lines = "".join(f"{value}  {name}\n" for name, value in (store.hashes(run) | changed).items())
+    (made / store.SUMS).write_text(f"{lines}# {hashlib.sha256(lines.encode()).hexdigest()}\n")
     return made
 
 
