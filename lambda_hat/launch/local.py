@@ -7,9 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from lambda_hat import messages, pipeline, stopping
 from lambda_hat.errors import ConfigError, StoreError, UserError
 from lambda_hat.hydra_glue import to_config
@@ -71,7 +68,9 @@ def _checked(stage, combinations):
                 _refuse_restated(overrides)
             job = pipeline.job(stage, config)
             jobs.setdefault(job.directory, job)
-        except (UserError, HydraException, OmegaConfBaseException) as error:
+        except Exception as error:
+            if not (isinstance(error, UserError) or messages.is_of_composition(error)):
+                raise
             for line in messages.of(error).splitlines():
                 refused.setdefault(line, []).append(" ".join(overrides))
     if refused:  # what is wrong with every combination is said once

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import cli, hydra_glue, messages, store
-from lambda_hat.errors import ConfigError
+from lambda_hat.errors import ConfigError, UserError
 from lambda_hat.launch.compose import Composer
 from lambda_hat.launch.local import _checked
 from lambda_hat.study.row import Row, flat
@@ -57,7 +55,9 @@ def rows(words, root=None):
                 (partial(compose, found), found) for found in sweeper.sweep(list(master.hydra.overrides.task))
             ]
             jobs = _checked("run", combinations)
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if isinstance(error, UserError) or not messages.is_of_composition(error):
+            raise
         raise ConfigError(messages.of(error)) from error
     return Sweep(jobs[0].paths.root, [_row(job) for job in jobs])
 
