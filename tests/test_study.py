@@ -21,7 +21,7 @@ import lambda_hat.results
 from lambda_hat import store, work
 from lambda_hat.errors import StoreError
 from lambda_hat.study import rows as looking
-from lambda_hat.study import tell
+from lambda_hat.study import stop, tell
 
 GONE = {"host": "here", "machine": work._machine(), "pid": 1, "started": -1}
 """An owner on this machine that is dead."""
@@ -457,6 +457,13 @@ def test_prune_shows_and_removes_leftovers_and_never_a_result(unfinished, tool, 
     assert "nothing to remove" in tool("status", "--prune", "--yes").out
 
 
+def test_prune_leaves_what_has_been_taken_up_since_it_looked(unfinished, tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(stop.unfinished, "is_running", lambda root, name: name == unfinished["stale"])
+    outcome = tool("status", "--prune", "--yes")
+    assert "it has been taken up meanwhile" in outcome.out and "removed 1 of these" in outcome.out
+    assert (tmp_path / "runs" / "work" / unfinished["stale"] / "checkpoint").is_dir()
+
+
 def test_prune_with_a_filter_takes_only_what_fits(unfinished, tool, tmp_path):
     (tmp_path / "runs" / "replaced" / "tgt_old").mkdir(parents=True)
     assert "removed 1 of these" in tool("status", "status=failed", "--prune", "--yes").out
@@ -473,7 +480,9 @@ def test_cancel_stops_slurm_jobs_and_processes_and_only_with_yes(tiny, tool, tmp
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_11111111", submitted={"slurm_job": "9_1"})
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     owner = {"host": "here", "machine": work._machine(), "pid": process.pid, "started": work._started(process.pid)}
-    begun(tmp_path / "runs", f"{tiny.name}.run_hmc_22222222", owner=owner | {"command": ["sample.py"]})
+    begun(
+        tmp_path / "runs", f"{tiny.name}.run_hmc_22222222", owner=owner | {"command": ["sample.py"], "slurm_job": "8"}
+    )
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_33333333", owner=ELSEWHERE, progress={"beat": 1})
     try:
         shown = tool("status", "--cancel")

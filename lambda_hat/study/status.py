@@ -179,52 +179,34 @@ def _table(rows, keys):
 
 
 def _line(row, keys):
-    found = row.result or row.work
-    running = row.state == "running"
+    found = row.result or (row.work if row.state == "running" else {})
     return [
         row.word,
         row.sampler or "(target)",
         *(show(row.settings.get(key)) if row.settings else "?" for key in keys),
-        tell.estimate(found.get("llc_mean", found.get("llc")), found.get("llc_mcse", found.get("mcse")))
-        if row.result or running
-        else "–",
+        tell.estimate(found.get("llc_mean", found.get("llc")), found.get("llc_mcse", found.get("mcse"))),
         interval(*row.result["llc_interval95"]) if row.result else "–",
-        tell.number(found.get("ess"), ".0f") if row.result or running else "–",
-        tell.number(found.get("rhat"), ".4f") if row.result or running else "–",
+        tell.number(found.get("ess"), ".0f"),
+        tell.number(found.get("rhat"), ".4f"),
         tell.number(row.result.get("total_fges"), ".0f"),
-        duration(
-            row.result.get("walltime_sec") if row.result else row.meta.get("walltime_sec") if not row.run_id else None
-        ),
+        duration((row.result if row.run_id else row.meta).get("walltime_sec")),
         row.run_id or row.target_id,
         "; ".join(note.replace("\n", " ") for note in row.notes),
     ]
 
 
+OF_RESULT = (
+    *("llc_mean", "llc_std", "llc_mcse", "llc_interval95", "ess", "rhat"),
+    *("truth", "total_fges", "walltime_sec", "created_at"),
+)
+OF_WORK = ("phase", "draw", "draws", "llc", "mcse", "ess", "rhat", "host", "pid", "slurm_job", "log", "command")
+"""What `--json` tells of a result, and of work under way."""
+
+
 def as_json(row):
     """A row as `--json` prints it."""
-    result = {
-        key: row.result.get(key)
-        for key in (*looking.RESULT_KEYS[3:9], "truth", "total_fges", "walltime_sec", "created_at")
-        if row.result
-    }
-    under_way = {
-        key: row.work[key]
-        for key in (
-            "phase",
-            "draw",
-            "draws",
-            "llc",
-            "mcse",
-            "ess",
-            "rhat",
-            "host",
-            "pid",
-            "slurm_job",
-            "log",
-            "command",
-        )
-        if key in row.work and row.work[key] is not None
-    }
+    result = {key: row.result[key] for key in OF_RESULT if row.result}
+    under_way = {key: row.work[key] for key in OF_WORK if row.work.get(key) is not None}
     return {
         "status": row.state,
         "verdict": row.verdict,

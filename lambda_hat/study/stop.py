@@ -17,10 +17,11 @@ def cancel(rows, yes):
     for row in rows:
         if row.state not in ("running", "queued"):
             continue
-        if row.work.get("slurm_job"):
-            jobs.setdefault(str(row.work["slurm_job"]), []).append(row.short)
-        elif row.work.get("owner_is_alive"):
+        job, here = row.work.get("slurm_job"), row.work.get("owner_is_alive")
+        if here and "submitted" not in row.work:  # by hand, maybe inside an allocation that is to stay
             processes.setdefault(row.work["pid"], []).append(row)
+        elif job:
+            jobs.setdefault(str(job), []).append(row.short)
         else:
             beyond.append(row)
     if not jobs and not processes and not beyond:
@@ -78,8 +79,12 @@ def prune(root, rows, yes, everything):
         tell.write(f"would remove {len(left)} of these, {total}; nothing was removed; add --yes")
     else:
         for path in left:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        tell.write(f"removed {len(left)} of these, {total}")
+            if path.parent == root / "work" and unfinished.is_running(root, path.name):
+                tell.write(f"{path} stays: it has been taken up meanwhile")
+            else:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        gone = [path for path in left if not path.exists()]
+        tell.write(f"removed {len(gone)} of these, {tell.size(sum(sizes[path] for path in gone))}")
     return 0
 
 

@@ -108,6 +108,11 @@ def _state(left, queued):
     return None, []
 
 
+def is_running(root, name):
+    """Whether somebody works at this now, as far as files tell."""
+    return _state(_left(root, name), {})[0] == "running"
+
+
 def _progress_words(left):
     words = [str(left.get("phase") or "starting")]
     draw, draws = left.get("draw"), left.get("draws")
