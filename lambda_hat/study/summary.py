@@ -46,17 +46,17 @@ def _suffix(path):
 
 
 def _table(header, lines, rows):
-    """What fits on a terminal: what varies, the result and its status."""
+    """What is read on a terminal: which run, its result and status, and whatever else varies."""
     columns = {name: [line[i] for line in lines] for i, name in enumerate(header)}
     keys = [name for name in SHOWN if name in ("target_id", "sampler") or len({show(v) for v in columns[name]}) > 1]
-    keys += [name for name in header[len(results.COLUMNS) :] if any(v is not None for v in columns[name])]
+    others = [name for name in header[len(results.COLUMNS) :] if any(v is not None for v in columns[name])]
     shown = ["λ̂ ± MCSE", "95 %", "λ", "ESS", "R-hat", "gradients", "time", "status"]
     said = []
     for i, row in enumerate(rows):
         value = {name: columns[name][i] for name in header}
         said.append(
             [
-                *("–" if value[key] is None else show(value[key]) for key in keys),
+                *(_word(value[key]) for key in keys),
                 tell.estimate(value["llc_mean"], value["llc_mcse"]),
                 tell.interval(value["llc_low95"], value["llc_high95"]),
                 tell.number(value["truth"], "g"),
@@ -65,9 +65,14 @@ def _table(header, lines, rows):
                 tell.number(value["total_fges"], ".0f"),
                 duration(value["walltime_sec"]),
                 row.word,
+                *(_word(value[key]) for key in others),
             ]
         )
-    return tell.Table([*keys, *shown], said, (*keys, "status"))
+    return tell.Table([*keys, *shown, *others], said, (*keys, "status", *others))
+
+
+def _word(value):
+    return "–" if value is None else show(value)
 
 
 # --- by group ---------------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def _grouped_table(header, lines, groups):
     patterns = ["d", "d", "d", "d", "d", ".5g", ".3g", ".3g", ".0f", ".4f", ".0f", None]
     said = [
         [
-            *("–" if value is None else show(value) for value in line[:groups]),
+            *map(_word, line[:groups]),
             *(
                 duration(value) if pattern is None else tell.number(value, pattern)
                 for value, pattern in zip(line[groups:], patterns, strict=True)
