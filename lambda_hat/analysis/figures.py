@@ -26,7 +26,7 @@ def write_all(directory, tree, summary):
     save(directory / "trace.png", _trace, llc, tree["sample_stats"]["distance2"].values, summary)
     save(directory / "rank.png", _rank, llc, summary)
     save(directory / "running_llc.png", _running, llc, work, summary)
-    if "energy" in tree["sample_stats"]:
+    if "energy" in tree["sample_stats"] and llc.shape[1] > 1:
         save(directory / "energy.png", _energy, tree["sample_stats"]["energy"].values, summary)
 
 
