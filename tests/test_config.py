@@ -9,7 +9,7 @@ from conftest import ROOT
 from lambda_hat import config as configs
 from lambda_hat.errors import ConfigError
 
-GROUPS = ("model", "data", "training", "posterior", "sampler")
+GROUPS = ("model", "data", "training", "posterior", "sampler", "logger")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 CLASSES = [cls for kinds in configs.KINDS.values() for cls in kinds.values()]
 
