@@ -119,6 +119,7 @@ class Cluster:
         self.directory = Path(directory).absolute()
         self.conf = self.directory / "etc" / "slurm.conf"
         self._processes = self.directory / "processes.json"
+        self._started = []
         self._size = {"nodes": nodes, "cpus": cpus, "gpus": gpus, "array_size": array_size, "memory": memory}
 
     def start(self):
@@ -234,6 +235,8 @@ class Cluster:
             except TimeoutError:
                 os.kill(entry["pid"], signal.SIGKILL)
         self._processes.unlink(missing_ok=True)
+        for process in self._started:
+            process.wait()
 
     def _daemon(self, name, *argv):
         with open(self.directory / "log" / f"{name}.out", "w") as out:
@@ -245,6 +248,7 @@ class Cluster:
                 stderr=out,
                 start_new_session=True,
             )
+        self._started.append(process)
         self._processes.write_text(
             json.dumps([*self._entries(), {"name": name, "pid": process.pid, "began": _began(process.pid)}])
         )

@@ -44,7 +44,7 @@ class Slurm:
     run_with: str | None = setting("what Python is started with: srun and its options, or a container's exec")
     python: str | None = setting("interpreter in the job; null = this one")
     snapshot: bool = setting("run a copy of the code that is made now, whatever happens to the source meanwhile")
-    additional: dict[str, str] = setting("further options of sbatch, such as {exclude: n7}; an empty value = a flag")
+    additional: list[str] = setting("further options of sbatch, such as [--exclude=n7,--exclusive]; they win over ours")
 
 
 def of(node):

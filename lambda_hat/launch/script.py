@@ -63,13 +63,16 @@ def text(request, runs, options, code):
         "chdir": os.getcwd(),
         "mail-user": options.mail_user,
         "mail-type": options.mail_type if options.mail_user else None,
-    } | options.additional
+    }
     lines = [
-        f"#SBATCH --{key}{f'={_quoted(str(value))}' if value != '' else ''}"
+        f"--{key}{f'={_quoted(str(value))}' if value != '' else ''}"
         for key, value in header.items()
         if value is not None
     ]
+    lines = [f"#SBATCH {line}" for line in [*lines, *options.additional]]
     environment = [f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'] if code else []
+    if through_srun:  # which does not take the job's word for it
+        environment.append('export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"')
     python = shlex.quote(options.python or sys.executable)
     start = f"{options.run_with + ' ' if options.run_with else ''}{python} -P -m lambda_hat.launch.worker"
     return "\n".join(

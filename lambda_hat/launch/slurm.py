@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import signal
 import subprocess
 import time
 from typing import NamedTuple
@@ -83,11 +84,11 @@ class Entry(NamedTuple):
             by = f" by user {self.state.split()[-1]}" if " by " in self.state else ""
             return f"was cancelled{by}"
         if state == "FAILED":
-            code, _, number = self.code.partition(":")
-            if number not in ("", "0"):
-                return f"was killed by signal {number}" + (
-                    ", as the kernel does when memory is short" if number == "9" else ""
-                )
+            code, number = (int(part or 0) for part in (self.code or "0:0").split(":"))
+            number = number or max(0, code - 128)
+            if number:
+                why = ", as the kernel does when memory is short" if number == signal.SIGKILL else ""
+                return f"was killed by signal {number}{why}"
             return f"failed with exit code {code}" if code else "failed"
         return MEANINGS.get(state, f"ended as {state}")
 

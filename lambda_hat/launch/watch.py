@@ -5,7 +5,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from lambda_hat import pipeline, store, work
+from lambda_hat import errors, pipeline, store, work
 from lambda_hat.errors import UserError
 from lambda_hat.launch import slurm, task
 
@@ -168,7 +168,10 @@ def explain(item, slurm_job, entry, directory):
     command = task.command(item, sys.argv[0])
     path = str(directory / "log.txt") if directory else record.get("log")
     if record and record.get("slurm_job") == slurm_job:
-        return Failure(item.name, f"{record.get('kind')}: {str(record.get('error')).splitlines()[0]}", path, command)
+        what = str(record.get("error") or "no words").splitlines()[0]
+        if not hasattr(errors, kind := str(record.get("kind"))):  # ours are whole sentences
+            what = f"{kind}: {what}"
+        return Failure(item.name, what, path, command)
     if entry is None:
         what = f"job {slurm_job} is gone, and there is no accounting to say why" if slurm_job else "its process is gone"
     else:

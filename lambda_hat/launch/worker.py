@@ -136,17 +136,29 @@ def _give_way(told, directory, number):
         log.warning("stopped by %s; the same command goes on", name)
         return
     if not task.count_requeue(directory, told["max_requeues"]):
-        log.error(
-            "failed: time was up %d times (hydra.launcher.max_requeues); the same command goes on from what is kept, "
-            "or give it more time with hydra.launcher.timeout_min or resources.run.timeout_min",
-            told["max_requeues"] + 1,
-        )
+        _leave_record(told, directory)
         return
     log.warning("stopped by %s: back to the queue, to go on from what is kept", name)
     sys.stdout.flush()
     done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True)
     if done.returncode:
         log.error("failed: scontrol requeue: %s; the same command goes on", done.stderr.strip())
+
+
+def _leave_record(told, directory):
+    from lambda_hat import store, work
+    from lambda_hat.launch import task
+
+    error = (
+        f"time was up {told['max_requeues'] + 1} times, as often as hydra.launcher.max_requeues lets it; the same command goes "
+        "on from what is kept, or give it more time with resources.run.timeout_min or hydra.launcher.timeout_min."
+    )
+    log.error("failed: %s", error)
+    frozen = next(one for one in told["jobs"] if one.name not in task.finished(directory))
+    job = frozen.job()
+    record = {"error": error, "kind": "Stopped", "traceback": None, "log": told["log"], "slurm_job": work.slurm_job()}
+    job.paths.failure(job.stage).parent.mkdir(exist_ok=True)
+    work.write(job.paths.failure(job.stage), record | {"command": frozen.command, "created_at": store.now()})
 
 
 if __name__ == "__main__":
