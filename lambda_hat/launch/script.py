@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+from dataclasses import replace
 
 from lambda_hat.errors import ConfigError
 
@@ -12,8 +13,6 @@ NAME = "lambda_hat"
 
 def request(item, options):
     """The `config.Request` of an item's job, with what the command line has put in its place."""
-    from dataclasses import replace
-
     stage = item.job.stage
     asked = getattr(item.job.config.resources, stage)
     given = {key: getattr(options, key) for key in ("cpus", "mem_gb", "timeout_min")}
@@ -34,12 +33,19 @@ def check(request, options):
         )
 
 
-def text(request, runs, options, code):
+def together(requests, options):
+    """What a job asks for that makes these one after the other; they differ in their minutes alone."""
+    minutes = [request.timeout_min for request in requests]
+    if options.timeout_min is None and None not in minutes:
+        return replace(requests[0], timeout_min=sum(minutes))
+    return requests[0]
+
+
+def text(request, options, code):
     """The script.
 
     Arguments:
         request: a `config.Request`.
-        runs: how many runs the jobs have one after the other.
         options: an `options.Slurm`.
         code: a directory that holds the package to run; None = what the interpreter finds.
     """
@@ -55,7 +61,7 @@ def text(request, runs, options, code):
         "cpus-per-task": request.cpus,
         "gres": f"{options.gres}:{request.gpus}" if request.gpus else None,
         "mem": None if request.mem_gb is None else f"{math.ceil(1024 * request.mem_gb)}M",
-        "time": None if request.timeout_min is None else _time(_minutes(request, runs, options)),
+        "time": None if request.timeout_min is None else _time(request.timeout_min),
         # the batch shell becomes Python, which B: reaches; srun hands on what its steps are sent
         "signal": f"{'' if through_srun else 'B:'}USR2@{options.signal_delay_s}",
         "requeue": "",
@@ -91,10 +97,6 @@ def words(directory, count, dependency, options):
     log = str(directory).replace("%", "%%")
     found = [f"--array=0-{count - 1}{parallel}", f"--output={log}/%a/log.txt"]
     return found + ([f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else [])
-
-
-def _minutes(request, runs, options):
-    return request.timeout_min if options.timeout_min is not None else runs * request.timeout_min
 
 
 def _time(minutes):

@@ -156,11 +156,20 @@ def history(ids):
     if not arrays:
         return {}
     try:
-        text = call("sacct", "-n", "-P", "-X", "-j", ",".join(arrays), "-o", "JobID,State,ExitCode")
+        text = call("sacct", "-n", "-P", "-j", ",".join(arrays), "-o", "JobID,State,ExitCode")
     except SlurmError:
         return {}
-    fields = [line.split("|") for line in text.splitlines()]
-    return {number: Entry(state, "", code) for number, state, code in fields if number in ids}
+    found, steps = {}, {}
+    for number, state, code in (line.split("|") for line in text.splitlines()):
+        job, _, step = number.partition(".")
+        if job in ids and not step:
+            found[job] = Entry(state, "", code)
+        elif job in ids and (state == "OUT_OF_MEMORY" or not code.endswith(":0")):
+            steps[job] = Entry(state, "", code)
+    for job, step in steps.items():  # knows better than the batch script what ended it
+        if job in found and found[job].state == "FAILED":
+            found[job] = step if step.state == "OUT_OF_MEMORY" else found[job]._replace(code=step.code)
+    return found
 
 
 def cancel(ids):

@@ -31,11 +31,6 @@ class Array(NamedTuple):
     needs: tuple[str, ...]
     tasks: list[plan.Task]
 
-    @property
-    def longest(self):
-        """Most runs of a task."""
-        return max(len(one.items) for one in self.tasks)
-
 
 class Submitted(NamedTuple):
     """An item in the queue.
@@ -105,16 +100,26 @@ def _arrays(found, options, largest):
     """Targets, then runs: as few arrays as what they ask and wait for allows, none longer than the cluster takes."""
     absent = {item.name for item in found.targets}
     absent |= {name for name in found.jobs if "." not in name}
-    size = options.runs_per_job
-    asked = [("targets", target, 1) for target in found.targets]
-    asked += [("runs" if item.job.stage == "run" else "targets", item, size) for item in found.missing]
+    asked = [("targets", target) for target in found.targets]
+    asked += [("runs" if item.job.stage == "run" else "targets", item) for item in found.missing]
     arrays = []
-    for (label, request), group in _grouped(asked, lambda one: (one[0], script.request(one[1], options))):
-        tasks = plan.tasks([item for _, item, _ in group], group[0][2] if label == "runs" else 1, absent)
-        for needs, waiting in _grouped(tasks, lambda one: one.needs):
-            for first in range(0, len(waiting), largest):
-                arrays.append(Array(f"{label}-{len(arrays)}", request, needs, waiting[first : first + largest]))
+    for (label, *_), group in _grouped(asked, lambda one: (one[0], *_apart(one[1], options))):
+        size = options.runs_per_job if label == "runs" else 1
+        tasks = plan.tasks([item for _, item in group], size, absent)
+        for (request, needs), alike in _grouped(tasks, lambda one: (_request(one, options), one.needs)):
+            for first in range(0, len(alike), largest):
+                arrays.append(Array(f"{label}-{len(arrays)}", request, needs, alike[first : first + largest]))
     return sorted(arrays, key=lambda array: array.label.startswith("runs"))
+
+
+def _apart(item, options):
+    """What keeps two items out of one job."""
+    request = script.request(item, options)
+    return request.gpus, request.cpus, request.mem_gb
+
+
+def _request(one, options):
+    return script.together([script.request(item, options) for item in one.items], options)
 
 
 def _grouped(values, key):
@@ -146,7 +151,7 @@ def _submit(found, options):
                 }
                 task.write(at / str(number), one.items, sys.argv[0], at / str(number) / "log.txt", **settings)
             path = at / "script.sh"
-            path.write_text(script.text(array.request, array.longest, options, code))
+            path.write_text(script.text(array.request, options, code))
             dependency = _dependency([ids[name] for name in array.needs])
             words = script.words(at.absolute(), len(array.tasks), dependency, options)
             jobs.append(slurm.submit(words, path, at.absolute()))
@@ -246,9 +251,7 @@ def _show(arrays, directory, options):
     """What a launch would write and submit."""
     shown = set()
     for array in arrays:
-        text = script.text(
-            array.request, array.longest, options, (directory / "code").absolute() if options.snapshot else None
-        )
+        text = script.text(array.request, options, (directory / "code").absolute() if options.snapshot else None)
         if text not in shown:
             shown.add(text)
             print(f"\n--- script.sh of {array.label}\n{text}", end="")
