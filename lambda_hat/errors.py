@@ -9,6 +9,18 @@ class ConfigError(UserError):
     """The composed configuration cannot be run; the text names each offending key on a line of its own."""
 
 
+class BrokeDown(UserError):
+    """Numbers that are no longer finite; the text names the step.
+
+    Attributes:
+        last_good: arrays by name, of the state before.
+    """
+
+    def __init__(self, text, last_good):
+        super().__init__(text)
+        self.last_good = last_good
+
+
 class Stopped(BaseException):
     """The work was asked to stop by a signal; what it goes on from is kept. No `Exception`, like KeyboardInterrupt.
 

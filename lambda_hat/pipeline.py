@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lambda_hat import config as configs
 from lambda_hat import provenance, store, work
-from lambda_hat.errors import ConfigError, StoreError
+from lambda_hat.errors import BrokeDown, ConfigError, StoreError
 from lambda_hat.hydra_glue import group_from_plain
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,11 @@ def make(job, log_path=None):
             if lease is not None:
                 _STAGES[job.stage](job, lease)
     except Exception as error:
+        record.parent.mkdir(exist_ok=True)
+        if isinstance(error, BrokeDown):
+            kept = record.with_suffix(".npz")
+            _keep_arrays(kept, error.last_good)
+            log.error("the last good state is in %s", kept)
         text = {
             "error": str(error),
             "kind": type(error).__name__,
@@ -105,10 +110,31 @@ def make(job, log_path=None):
             "command": sys.argv,
             "created_at": store.now(),
         }
-        record.parent.mkdir(exist_ok=True)
         work.write(record, text)
         raise
-    record.unlink(missing_ok=True)
+    for left in (record, record.with_suffix(".npz")):
+        left.unlink(missing_ok=True)
+
+
+def _keep_arrays(path, arrays):
+    import numpy as np
+
+    np.savez(path, **arrays)
+
+
+def _journal(job, lease, say, **more):
+    """The journal of a job: of no use to other code, packages, settings or devices, or to another target (in `more`)."""
+    import jax
+
+    from lambda_hat import checkpoint
+
+    identity = {
+        "configuration": {key: store.plain(value) for key, value in _groups(job.config, job.stage).items()},
+        "source": provenance.source_hash(),
+        "packages": provenance.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+    return checkpoint.Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say)
 
 
 # --- target -----------------------------------------------------------------------------------------------------------
@@ -126,8 +152,8 @@ def _build(job, lease):
     began = time.perf_counter()
     say = _progress(config)
     lease.report(phase="train", now=True)
-    with store.workspace(lease.build) as hidden:
-        target = artifact.build(config, say)
+    with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
+        target = artifact.build(config, say, journal)
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
@@ -201,50 +227,54 @@ def _run(job, lease):
         )
         return status.is_enough(found, getattr(config.sampler, "mcse_target", None))
 
-    lease.report(phase="adapt", now=True)
-    result = sample.sample(
-        config.sampler,
-        config.posterior,
-        loss,
-        target.rows(config.sampler.dtype),
-        w0,
-        n,
-        curvature,
-        say,
-        enough,
-    )
-    clock.add("adapt", result.seconds["adapt"])
-    clock.add("sample", result.seconds["sample"])
-    clock.lap(None)
+    with _journal(job, lease, say, target=target.meta["hashes"]) as journal:
+        lease.report(phase="adapt", now=True)
+        result = sample.sample(
+            config.sampler,
+            config.posterior,
+            loss,
+            target.rows(config.sampler.dtype),
+            w0,
+            n,
+            curvature,
+            say,
+            enough,
+            journal,
+        )
+        clock.add("adapt", result.seconds["adapt"])
+        clock.add("sample", result.seconds["sample"])
+        clock.lap(None)
 
-    lease.report(phase="analyse", now=True)
-    summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
-    attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
-    tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
-    clock.lap("analyse")
-    with store.workspace(lease.build) as hidden:
-        trace.write(hidden / "trace.nc", tree)
-        store.write_config(hidden, _groups(config, "run"))
-        clock.lap("write")
-        if config.runtime.figures and not isinstance(config.sampler, configs.Laplace):
-            from lambda_hat.analysis import figures
+        lease.report(phase="analyse", now=True)
+        summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
+        attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
+        tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
+        clock.lap("analyse")
+        with store.workspace(lease.build) as hidden:
+            trace.write(hidden / "trace.nc", tree)
+            store.write_config(hidden, _groups(config, "run"))
+            if result.draws.last_good is not None:
+                _keep_arrays(hidden / "last_good.npz", {"w_minus_w0": result.draws.last_good})
+            clock.lap("write")
+            if config.runtime.figures and not isinstance(config.sampler, configs.Laplace):
+                from lambda_hat.analysis import figures
 
-            (hidden / "diagnostics").mkdir()
-            figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
-        clock.lap("plot")
-        summary |= {
-            "curvature_fges": curvature.gradients,
-            "walltime_sec": clock.total(),
-            "timings_sec": clock.laps | {"compile": clock.compile_seconds},
-            "created_at": store.now(),
-            "provenance": provenance.summary(),
-        }
-        store.write_json(hidden / "analysis.json", summary)
-        if config.force and store.is_done(paths.run):
-            log.info("the old run is now in %s", store.set_aside(paths.run, paths))
-        if not store.publish(hidden, paths.run):
-            log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
-            return
+                (hidden / "diagnostics").mkdir()
+                figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
+            clock.lap("plot")
+            summary |= {
+                "curvature_fges": curvature.gradients,
+                "walltime_sec": clock.total(),
+                "timings_sec": clock.laps | {"compile": clock.compile_seconds},
+                "created_at": store.now(),
+                "provenance": provenance.summary(),
+            }
+            store.write_json(hidden / "analysis.json", summary)
+            if config.force and store.is_done(paths.run):
+                log.info("the old run is now in %s", store.set_aside(paths.run, paths))
+            if not store.publish(hidden, paths.run):
+                log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
+                return
     store.append_line(
         paths.runs,
         {
@@ -312,9 +342,12 @@ def _progress(config):
 # --- what came out ----------------------------------------------------------------------------------------------------
 
 
-def verdict(job):
-    """The status of a finished run; `ok` for a target."""
-    return store.read_json(job.directory / "analysis.json", "status")["status"] if job.stage == "run" else "ok"
+def fails(job):
+    """Whether a finished job counts as a failure: a run without a finite λ̂, or with strict=true one whose status is bad."""
+    if job.stage == "target":
+        return False
+    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
+    return found["llc_mean"] is None or (job.config.strict and found["status"] == "bad")
 
 
 def result_line(job):

@@ -1,5 +1,6 @@
 """Where a result came from: code, packages, host. Recorded beside it, never hashed into its name."""
 
+import hashlib
 import platform
 import subprocess
 from importlib import metadata
@@ -31,6 +32,15 @@ def code_sha():
         return sha + ("+dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def source_hash():
+    """Hash of this package's source: what results depend on, committed or not."""
+    total = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        total.update(f"{path.relative_to(here).as_posix()}\n".encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def _git(directory, *words):

@@ -321,8 +321,10 @@ def test_a_failure_leaves_a_record_and_its_siblings_go_on(script, tmp_path):
     assert "Traceback" not in outcome.text
     (built,) = (tmp_path / "runs" / "targets").glob("tgt_*")
     assert store.open_config(built, "target")["training"]["learning_rate"] == 0.001
-    (path,) = (tmp_path / "runs" / "failures").iterdir()
+    (path,) = (tmp_path / "runs" / "failures").glob("*.json")
     record = json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as last_good:
+        assert np.all(np.isfinite(last_good["w"]))
     assert path.stem != built.name and record["error"] in outcome.text
     assert "Traceback" in record["traceback"] and (tmp_path / record["log"]).is_file()
     assert {p.name for p in (tmp_path / "runs" / "targets").iterdir()} == {built.name, "_catalog.jsonl"}

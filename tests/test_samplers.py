@@ -10,6 +10,7 @@ import problems
 import pytest
 from problems import config
 
+from lambda_hat import checkpoint
 from lambda_hat.analysis import estimates
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
@@ -384,20 +385,20 @@ def test_laplace_draws_are_shrunk_to_where_the_posterior_is():
     """Not at all on a Gaussian; where L_n rises steeper, to where uᵀ∇U = p, and the curvature is that met there."""
     problem, made, _ = regression("sampler=hmc", "sampler.dtype=float64")
     white = density_of(problem, made, "curvature")
-    density, size, gradients = sample._whiten_around(problem.loss, white, 0)
+    density, size, gradients = sample._whiten_around(problem.loss, white, 0, checkpoint.Journal())
     assert size == pytest.approx(1, rel=1e-9)
     assert gradients == 3 + 2 * 6
     np.testing.assert_allclose(density.metric.apply(jnp.ones(6)), white.metric.apply(jnp.ones(6)), rtol=1e-6)
 
     white = white._replace(w0=jnp.zeros(6))
     steep = problem.loss._replace(potential=lambda w: 0.5 * w @ w + 5 * jnp.sum(w**4), outputs=None)
-    density, size, _ = sample._whiten_around(steep, white, 0)
+    density, size, _ = sample._whiten_around(steep, white, 0, checkpoint.Journal())
     assert 0.3 < size < 0.9
     z = jax.random.normal(loop.stream(0, "metric"), (sample.LAPLACE_DRAWS, 6), jnp.float64)[0]
     virial = -size * z @ densities.evaluate(steep, white, size * z)[1] / (z @ z)
     assert virial == pytest.approx(1, abs=0.2)
     falling = problem.loss._replace(potential=lambda w: -(w @ w), outputs=None)
-    assert sample._whiten_around(falling, white, 0)[:2] == (white, sample.SMALLEST_START)
+    assert sample._whiten_around(falling, white, 0, checkpoint.Journal())[:2] == (white, sample.SMALLEST_START)
 
 
 def test_a_large_network_starts_in_the_curvature_around_w0(monkeypatch):
@@ -467,8 +468,9 @@ def test_sgld_measures_what_its_bias_is_made_of():
     density = density_of(problem, made, "curvature")
     algorithm = sgld.algorithm(made.sampler, problem.loss, 300, 50)
     states = jax.vmap(lambda u: algorithm.init(density, u, None))(jnp.zeros((32, 6)))
-    started = sgld._begin(made.sampler, problem.loss, loop.Loop(algorithm, density, made.sampler, 1), states)
-    found = sgld._choose(made.sampler, problem.loss, density, started, 0, 300, 50).chosen
+    chains = loop.Loop(algorithm, density, made.sampler, 1)
+    started = sgld._begin(made.sampler, problem.loss, chains, states)
+    found = sgld._choose(made.sampler, problem.loss, chains, started, 0, 300, 50).chosen
     nbeta = 300 / np.log(300)
     whitener = np.linalg.inv(nbeta * REGRESSION.hessian + np.eye(6))
     shares = nbeta * REGRESSION.hessian @ whitener
@@ -479,7 +481,7 @@ def test_sgld_measures_what_its_bias_is_made_of():
     assert found["controlled_noise"] < 1e-12
     assert found["gradient_noise"] == pytest.approx(np.trace(noise @ shares) / np.trace(shares), rel=0.2)
     warm = started._replace(chosen={"llc_in_warmup": np.trace(shares) / 8})  # λ̂ a quarter of what Laplace has it
-    assert sgld._choose(made.sampler, problem.loss, density, warm, 0, 300, 50).chosen["typical_curvature"] == (
+    assert sgld._choose(made.sampler, problem.loss, chains, warm, 0, 300, 50).chosen["typical_curvature"] == (
         pytest.approx(4 * found["typical_curvature"])
     )
 

@@ -81,9 +81,13 @@ def judge_laplace(laplace, drawn, baseline_gain):
 
 
 def _not_finite(e):
-    broken = int(np.sum(~np.isfinite(e.excess)))
-    if broken:
-        return BAD, f"{broken} of {e.excess.size} draws are not finite: the step is too large"
+    broken = ~np.isfinite(e.excess)
+    if np.any(broken):
+        draw = int(np.argmax(np.any(broken, 0)))
+        return BAD, (
+            f"{np.sum(broken)} of {e.excess.size} draws are not finite, the first is draw {draw} of chain "
+            f"{np.argmax(broken[:, draw])}, and no more were made: the step is too large"
+        )
 
 
 def _frozen(e):

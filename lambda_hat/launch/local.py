@@ -24,7 +24,7 @@ def run_all(stage, combinations, options):
         options: an `options.Local`.
 
     Returns:
-        the exit code: 1 if anything failed (or, with strict=true, is bad).
+        the exit code: 1 if anything failed or has no finite λ̂ (or, with strict=true, is bad).
 
     Raises:
         ConfigError: naming every combination that cannot be run; then nothing has been done.
@@ -44,7 +44,7 @@ def run_all(stage, combinations, options):
         if pipeline.store.is_done(item.job.directory):
             try:
                 log.info(pipeline.result_line(item.job))
-                code |= item.job.config.strict and pipeline.verdict(item.job) == "bad"
+                code |= pipeline.fails(item.job)
             except UserError as error:
                 log.error(str(error))
                 code = 1

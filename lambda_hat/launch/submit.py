@@ -220,7 +220,7 @@ def _tell_results(items):
     for item in items:
         try:
             log.info(pipeline.result_line(item.job))
-            code |= item.job.config.strict and pipeline.verdict(item.job) == "bad"
+            code |= pipeline.fails(item.job)
         except UserError as error:
             log.error(str(error))
             code = 1

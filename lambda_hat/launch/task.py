@@ -7,7 +7,6 @@
 """
 
 import getpass
-import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -124,11 +123,8 @@ def note_submission(item, slurm_job, log, script):
 
 @cache
 def code():
-    """What tells this code from any other: the commit, and a digest of the sources that are imported."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
-    return {"commit": provenance.code_sha(), "sha256": digest.hexdigest()}
+    """What tells this code from any other: the commit, and the hash of what is imported."""
+    return {"commit": provenance.code_sha(), "sha256": provenance.source_hash()}
 
 
 def snapshot(directory):

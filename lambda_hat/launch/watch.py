@@ -99,7 +99,7 @@ class _Watch:
         self._count["done"] += 1
         try:
             log.info(pipeline.result_line(one.item.job))
-            self.bad |= one.item.job.config.strict and pipeline.verdict(one.item.job) == "bad"
+            self.bad |= pipeline.fails(one.item.job)
         except UserError as error:
             log.error(str(error))
             self.bad = True

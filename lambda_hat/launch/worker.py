@@ -103,7 +103,7 @@ def _make(frozen, told):
             pipeline.make(job, told["log"])
             _tell_of_idle_gpus(told)
         log.info(pipeline.result_line(job))
-        return job.config.strict and pipeline.verdict(job) == "bad"
+        return pipeline.fails(job)
     except UserError as error:
         log.error("failed: %s", error)
     except Exception:  # the last line of defence: the others go on, and the traceback is in this job's log

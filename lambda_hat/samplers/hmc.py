@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 
-from lambda_hat import parallel
+from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 
@@ -141,23 +141,26 @@ def _start(config, density, length):
 
 def _adapt(config, loss, chains, states, tuning, first, draws):
     """Dual averaging of the step size over the draws of warm-up from `first` on."""
-    if draws:
-        program = _adaptation_program(
-            loss, config.chains, config.target_acceptance, bool(config.step_size), loop.is_large(chains.density)
-        )
-        states, tuning, spent = program(
-            chains.density,
-            tuning,
-            states,
-            jnp.arange(config.chains),
-            loop.stream(config.seed, "warmup"),
-            loop.stream(config.seed, "tune"),
-            first,
-            first + draws,
-            chains.thin,
-        )
-    gradients = float(jnp.sum(spent)) if draws else 0.0
-    return loop.Settled(states, tuning, gradients, {k: float(v) for k, v in tuning._asdict().items()})
+    fixed = bool(config.step_size)
+    program = _adaptation_program(loss, config.chains, config.target_acceptance, fixed, loop.is_large(chains.density))
+    begin, _, final = dual_averaging_adaptation(config.target_acceptance)
+    numbers = jnp.arange(config.chains)
+    keys = loop.stream(config.seed, "warmup"), loop.stream(config.seed, "tune")
+    carry, done = (states, begin(tuning.step_size), jnp.zeros(numbers.shape, jnp.float64)), 0
+    structure, pieces = jax.tree.structure(carry), checkpoint.Pieces(chains.journal)
+
+    def call(carry, count):
+        carry = [parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry)]
+        start = first + done
+        return program(chains.density, tuning, *carry, numbers, *keys, start, start + count, chains.thin), ()
+
+    while done < draws:
+        carry, found = pieces.next(f"adapt {first + done}", carry, structure, call, draws - done, done > 0)
+        done += int(found["count"])
+    states, averaging, spent = carry
+    if not fixed and draws:
+        tuning = tuning._replace(step_size=jnp.asarray(final(averaging)))
+    return loop.Settled(states, tuning, float(np.sum(spent)), {k: float(v) for k, v in tuning._asdict().items()})
 
 
 def _efficiency(variances, tried):
@@ -180,9 +183,9 @@ def _efficiency(variances, tried):
 def _adaptation_program(loss, chains, target_acceptance, fixed, large):
     hmc = algorithm(loss)
     mesh = parallel.mesh(chains)
-    start, update, final = dual_averaging_adaptation(target_acceptance)
+    _, update, _ = dual_averaging_adaptation(target_acceptance)
 
-    def adapt(density, tuning, states, numbers, key, jitter, first, last, thin):
+    def adapt(density, tuning, states, averaging, gradients, numbers, key, jitter, first, last, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
         def draw(t, carry):
@@ -197,11 +200,7 @@ def _adaptation_program(loss, chains, target_acceptance, fixed, large):
             accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)
             return states, update(averaging, accepted), gradients + step.gradients
 
-        carry = states, start(tuning.step_size), jnp.zeros(numbers.shape, jnp.float64)
-        states, averaging, gradients = jax.lax.fori_loop(first, last, draw, carry)
-        if not fixed:
-            tuning = tuning._replace(step_size=final(averaging))
-        return states, tuning, gradients
+        return jax.lax.fori_loop(first, last, draw, (states, averaging, gradients))
 
-    split = (False, False, True, True, False, False, False, False, False)
+    split = (False, False, True, False, True, True, False, False, False, False, False)
     return jax.jit(parallel.shard(adapt, mesh, split, (True, False, True)))

@@ -7,7 +7,6 @@ name, the chain and the draw: adding a chain, a draw or a chunk never changes an
 """
 
 import math
-import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat import parallel
+from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
 
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
@@ -87,14 +86,16 @@ class Draws(NamedTuple):
     Attributes:
         records: `density.Record`.
         steps: `Step`, averaged over the transitions of a draw (diverging: any; gradients: sum).
-        seconds: wall-clock time at the end of each draw's chunk, since the start `[draws]`.
+        seconds: wall-clock time spent on draws by the end of each one's call `[draws]`.
         params: w − w0 `[chains, draws, p]`, or None.
+        last_good: w − w0 before the chunk in which a chain broke down `[chains, p]`; None if none did.
     """
 
     records: densities.Record
     steps: Step
     seconds: np.ndarray
     params: np.ndarray | None
+    last_good: np.ndarray | None = None
 
 
 def stream(seed, name):
@@ -152,36 +153,39 @@ class Loop:
         density: what it samples.
         config: `config.Sampling`, for chains, draws, seed and save_params.
         thin: transitions of a draw.
+        journal: `checkpoint.Journal`; None = nothing is kept.
     """
 
-    def __init__(self, algorithm, density, config, thin):
+    def __init__(self, algorithm, density, config, thin, journal=None):
         self.config, self.thin = config, thin
+        self.journal = journal or checkpoint.Journal()
+        self._pieces = checkpoint.Pieces(self.journal)
         self.size = math.ceil(config.draws / CHUNKS)
-        self._mesh = parallel.mesh(config.chains)
+        self.mesh = parallel.mesh(config.chains)
         self.move(density)
         self.use(algorithm)
 
     def use(self, algorithm):
         """Make transitions with this algorithm from now on; its states are like the former's."""
-        self._chunk = _chunk_program(algorithm, self.config.save_params, is_large(self.density), self.size, self._mesh)
+        self._chunk = _chunk_program(algorithm, self.config.save_params, is_large(self.density), self.size, self.mesh)
         self._algorithm = algorithm
 
     def move(self, density):
         """Sample this density from now on."""
-        self.density = parallel.place(density, self._mesh, False)
+        self.density = parallel.place(density, self.mesh, False)
 
     def states(self, positions):
         """States of all chains at these positions u `[chains, p]`."""
         fold = partial(jax.random.fold_in, stream(self.config.seed, "momentum"))
         keys = jax.vmap(fold)(jnp.arange(self.config.chains))
-        states = _states(self._algorithm, self.density, *parallel.place((positions, keys), self._mesh, True))
-        return parallel.place(states, self._mesh, True)
+        states = _states(self._algorithm, self.density, *parallel.place((positions, keys), self.mesh, True))
+        return parallel.place(states, self.mesh, True)
 
     def positions(self, states):
         """w − w0 of all chains `[chains, p]`, in NumPy, float64."""
         return np.asarray(_shifts(self.density, states.position), float)
 
-    def advance(self, tuning, states, stream_name, first, count, done=lambda parts: False):
+    def advance(self, tuning, states, stream_name, first, count, done=lambda parts: False, stop_broken=False):
         """The draws numbered `first` to `first + count − 1` of a random stream.
 
         Arguments:
@@ -190,30 +194,40 @@ class Loop:
             stream_name: which random stream.
             first, count: which draws of it.
             done: called after each chunk with the records of all so far, in a list; where it says so, no more are made.
+            stop_broken: whether to make no more after a draw that is not finite.
 
         Returns:
-            the states after them, and `Draws` without seconds.
+            the states after them, and `Draws`.
         """
-        seed, parts = self.config.seed, []
-        states, tuning = parallel.place(states, self._mesh, True), parallel.place(tuning, self._mesh, False)
-        for start in range(0, count, self.size):
-            taken = min(self.size, count - start)
+        parts, seconds, made, last_good, broken = [], [], 0, None, False
+        tuning, structure = parallel.place(tuning, self.mesh, False), jax.tree.structure(states)
+        key, jitter = stream(self.config.seed, stream_name), stream(self.config.seed, "jitter")
+        numbers = jnp.arange(self.config.chains)
+
+        def call(states, taken):
+            states = parallel.place(states, self.mesh, True)
             states, out = self._chunk(
-                self.density,
-                tuning,
-                states,
-                jnp.arange(self.config.chains),
-                stream(seed, stream_name),
-                stream(seed, "jitter"),
-                first + start,
-                taken,
-                self.thin,
+                self.density, tuning, states, numbers, key, jitter, first + made, taken, self.thin
             )
-            parts.append(jax.tree.map(lambda leaf, taken=taken: np.asarray(leaf)[:, :taken], out))
+            return states, jax.tree.map(lambda leaf: np.asarray(leaf)[:, :taken], out)
+
+        while made < count and not broken:
+            end = min(count, made + self.size)
+            while made < end and not broken:
+                before, name = states, f"{stream_name} {first + made}"
+                states, found = self._pieces.next(name, states, structure, call, end - made, made > 0)
+                part = checkpoint.unpack(found, _PART)
+                parts.append(part)
+                seconds += [float(found["seconds"]) + (seconds[-1] if seconds else 0.0)] * int(found["count"])
+                made = len(seconds)
+                broken = stop_broken and not np.all(np.isfinite(part[0].excess))
+            if broken and before is not None:
+                last_good = self.positions(before)
             if done([part[0] for part in parts]):
                 break
         records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
-        return states, Draws(records, steps, None, params if self.config.save_params else None)
+        params = params if self.config.save_params else None
+        return states, Draws(records, steps, np.asarray(seconds), params, last_good)
 
     def run(self, tuning, states, enough=lambda excess: False):
         """The recorded draws: `Draws` and the final states.
@@ -221,14 +235,16 @@ class Loop:
         Arguments:
             enough: given the excess of all draws so far `[chains, draws]` after each chunk, whether to make no more.
         """
-        began, seconds = time.perf_counter(), []
 
         def done(parts):
-            seconds.extend([time.perf_counter() - began] * parts[-1].excess.shape[1])
             return enough(np.concatenate([part.excess for part in parts], 1))
 
-        states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done)
-        return draws._replace(seconds=np.asarray(seconds)), states
+        states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done, stop_broken=True)
+        return draws, states
+
+
+_PART = jax.tree.structure((densities.Record(*[0] * 4), Step(*[0] * 5), 0))
+"""Of what a chunk's program leaves beside the states."""
 
 
 @partial(jax.jit, static_argnums=0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_find_L_and_step_size
 
-from lambda_hat import parallel
+from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 
@@ -98,7 +98,7 @@ def warm_up(config, loss, chains, states, first, draws, log):
         return loop.Settled(states, tuning, 0.0, {k: float(v) for k, v in tuning._asdict().items()})
     spent = 0.0
     if config.step_size is None or config.decoherence_length is None:
-        found, states, spent = _tune(config, loss, chains.density, states, tuning, draws * chains.thin // 2)
+        found, states, spent = _tune(config, loss, chains, states, tuning, draws * chains.thin // 2)
         tuning = Tuning(
             tuning.step_size if config.step_size else found.step_size,
             tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
@@ -137,11 +137,12 @@ def _trials(config, chains, states, tuning, stream, first, draws, log):
     return loop.Settled(states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries})
 
 
-def _tune(config, loss, density, states, tuning, steps):
+def _tune(config, loss, chains, states, tuning, steps):
     """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
-    program = _tuning_program(loss, config.chains, config.energy_variance, steps, loop.is_large(density))
-    numbers = jnp.arange(config.chains)
-    settled, step_sizes, lengths = program(density, tuning, states, numbers, loop.stream(config.seed, "tune"))
+    program = _tuning_program(loss, config.chains, config.energy_variance, steps, loop.is_large(chains.density))
+    numbers, key = jnp.arange(config.chains), loop.stream(config.seed, "tune")
+    found = chains.journal.step("tune", lambda: checkpoint.pack(program(chains.density, tuning, states, numbers, key)))
+    settled, step_sizes, lengths = checkpoint.unpack(found, jax.tree.structure((states, 0, 0)))
     good = jnp.isfinite(step_sizes) & (step_sizes > 0) & jnp.isfinite(lengths) & (lengths > 0)
     good &= jnp.isfinite(settled.logdensity)
     spent = GRADIENTS_PER_STEP * config.chains * 2 * round(0.4 * steps)

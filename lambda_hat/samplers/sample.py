@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lambda_hat import checkpoint
 from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
@@ -72,7 +73,7 @@ def localization(posterior, p):
     return posterior.gamma if posterior.prior_radius is None else p / posterior.prior_radius**2
 
 
-def choose_metric(sampler, loss, whitened):
+def choose_metric(sampler, loss, whitened, journal):
     """The coordinates a sampler moves in: as asked, else the curvature's if the posterior is near enough to quadratic.
 
     Draws from the Laplace approximation at w0 have a potential of ½ a dimension if it holds, and a far larger one where the
@@ -88,7 +89,8 @@ def choose_metric(sampler, loss, whitened):
     if getattr(sampler, "precond", "none") != "none":
         return "identity", None, 0
     z = jax.random.normal(loop.stream(sampler.seed, "metric"), (LAPLACE_DRAWS, whitened.w0.size), whitened.w0.dtype)
-    ratio = float(np.median(_laplace_potentials(loss, whitened, z)))
+    found = journal.step("potentials", lambda: {"ratio": np.median(_laplace_potentials(loss, whitened, z))})
+    ratio = float(found["ratio"])
     near = ratio < LAPLACE_TOLERATED and not densities.is_degenerate(whitened)
     return "curvature" if near else "identity", ratio, LAPLACE_DRAWS
 
@@ -104,7 +106,7 @@ def _laplace_potentials(loss, whitened, z):
     return jax.lax.map(potential, z)
 
 
-def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess: False):
+def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess: False, journal=None):
     """Run a sampler.
 
     Arguments:
@@ -116,16 +118,18 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
         curvature: of this loss at w0.
         log: called with a line for each phase.
         enough: given the excess so far `[chains, draws]`, whether no more draws are wanted.
+        journal: the `checkpoint.Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
         `Result`.
     """
+    journal = journal or checkpoint.Journal()
     nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
     make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
     whitened = make("curvature", sampler.dtype)
     if isinstance(sampler, Laplace):
         return _laplace(sampler, loss, whitened)
-    metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened)
+    metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened, journal)
     density = whitened if metric == "curvature" else make("identity", sampler.dtype)
     wide = metric == "identity" and laplace_ratio is not None
     along = metric == "curvature" or (wide and isinstance(sampler, SGLD))
@@ -142,9 +146,9 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
     place = partial(loop.starts, curvature_scales=whitened.metric, chains=sampler.chains, seed=sampler.seed)
     spent, first = method.algorithm.init_cost * sampler.chains, 0
     if metric == "curvature" and sampler.warmup and curvatures.is_layered(loss, len(w0)):
-        density, size, gradients = _whiten_around(loss, whitened, sampler.seed)
+        density, size, gradients = _whiten_around(loss, whitened, sampler.seed, journal)
         spent, place = spent + gradients, partial(place, size=size)
-    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN)
+    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN, journal)
     states = chains.states(place(density))
     if along and sampler.warmup >= SETTLED_FROM:
         first = sampler.warmup // 4
@@ -194,7 +198,7 @@ def _laplace(sampler, loss, whitened):
     )
 
 
-def _whiten_around(loss, whitened, seed):
+def _whiten_around(loss, whitened, seed, journal):
     """The density whitened by the mean curvature over Laplace draws, which for a large network costs no more than at w0.
 
     The draws are shrunk until they are as far out as the posterior: on it the mean of uᵀ∇U is p (Stein).
@@ -211,9 +215,16 @@ def _whiten_around(loss, whitened, seed):
             return whitened, SMALLEST_START, spent
         size = float(np.clip(size * virial ** (-1 / 3), SMALLEST_START, 1.0))  # settles for quadratics and quartics
     points = np.asarray(jax.vmap(whitened.metric.apply)(size * z), float)
-    curvature = curvatures.along(loss, whitened.rows, np.asarray(whitened.w0, float) + points, seed)
+    curvature = _curvature_along(loss, whitened, points, seed, journal)
     metric = metrics.whitening(curvature, float(whitened.nbeta), float(whitened.gamma), whitened.w0.dtype)
     return whitened._replace(metric=metric), size, spent + curvature.gradients
+
+
+def _curvature_along(loss, density, shifts, seed, journal):
+    """The mean curvature at w0 + shifts `[m, p]`."""
+    points = np.asarray(density.w0, float) + shifts
+    found = journal.step("curvature", lambda: curvatures.along(loss, density.rows, points, seed).to_arrays())
+    return curvatures.from_arrays(found)
 
 
 def _whiten_along(method, chains, states, draws, loss, log):
@@ -236,7 +247,7 @@ def _whiten_along(method, chains, states, draws, loss, log):
     if not np.all(np.isfinite(points)):
         log("warm-up broke down before the curvature along the chains could be measured: keeping that at w0")
         return states, spent
-    curvature = curvatures.along(loss, density.rows, np.asarray(density.w0, float) + points, chains.config.seed)
+    curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal)
     metric = metrics.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
     chains.move(density._replace(metric=metric))
     spent += curvature.gradients + method.algorithm.init_cost * chains.config.chains

@@ -170,7 +170,7 @@ def _gradient(config, loss, density, tuning, shift, key, n, batch):
 def settle(config, loss, chains, states, draws, log, *, n, batch):
     """Move the chains off their starts, at a step of our own; returns a `loop.Settled`."""
     config = replace(config, step_size=None)
-    settled = _choose(config, loss, chains.density, _begin(config, loss, chains, states), 0, n, batch)
+    settled = _choose(config, loss, chains, _begin(config, loss, chains, states), 0, n, batch)
     return _stages(config, loss, chains, settled, (0, draws), log, n, batch)
 
 
@@ -185,14 +185,14 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
     Returns:
         `loop.Settled`.
     """
-    settled = _choose(config, loss, chains.density, _begin(config, loss, chains, states), first, n, batch)
+    settled = _choose(config, loss, chains, _begin(config, loss, chains, states), first, n, batch)
     if draws:
         config, batch, settled = _cheapest(config, loss, settled, n, batch)
         chains.use(algorithm(config, loss, n, batch))
         settled = _stages(
             config, loss, chains, settled, sorted({first, first + draws // 2, first + draws}), log, n, batch
         )
-        settled = _choose(config, loss, chains.density, settled, first + draws, n, batch)
+        settled = _choose(config, loss, chains, settled, first + draws, n, batch)
     step_size = float(settled.tuning.step_size)
     if config.thin is None:
         cost = _gradient_cost(config, loss, n, batch) + OVERHEAD / n
@@ -278,7 +278,7 @@ def _stages(config, loss, chains, settled, ends, log, n, batch):
     """
     for first, last in itertools.pairwise(ends):
         if first > ends[0]:
-            settled = _choose(config, loss, chains.density, settled, first, n, batch)
+            settled = _choose(config, loss, chains, settled, first, n, batch)
         while True:
             states, out = chains.advance(settled.tuning, settled.states, "warmup", first, last - first)
             settled = settled._replace(gradients=settled.gradients + float(np.sum(out.steps.gradients)))
@@ -294,24 +294,26 @@ def _stages(config, loss, chains, settled, ends, log, n, batch):
     return settled
 
 
-def _choose(config, loss, density, settled, number, n, batch):
+def _choose(config, loss, chains, settled, number, n, batch):
     """The step size, and the preconditioner's stabilizer, where they are not typed in: a `loop.Settled` with them.
 
     `predicted_bias` is the share of λ̂ by which it is too large, to first order in the step (see `_measure`).
     """
-    states, tuning, gradients, measured = settled
+    density, (states, tuning, gradients, measured) = chains.density, settled
     keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
     kernel, mesh = _kernel_settings(config), parallel.mesh(config.chains)
     cost = _gradient_cost(config, loss, n, batch)
     if config.precond != "none" and config.stabilizer is None:
-        squares = _squares_program(kernel, loss, n, batch, mesh)(density, tuning, states, keys)
-        tuning = tuning._replace(stabilizer=(STABILIZER * jnp.sqrt(jnp.mean(squares))).astype(jnp.float64))
+        program = _squares_program(kernel, loss, n, batch, mesh)
+        found = chains.journal.step("squares", lambda: {"mean": jnp.mean(program(density, tuning, states, keys))})
+        tuning = tuning._replace(stabilizer=(STABILIZER * jnp.sqrt(found["mean"])).astype(jnp.float64))
         gradients += config.chains * PROBES * cost
     kernels = [kernel]
     if config.control_variate is None and _has_choice(config, loss, n, batch):
         kernels.append(replace(kernel, control_variate=True))
-    program = _measuring_program(tuple(kernels), loss, n, batch, mesh)
-    found = program(density, tuning, states, keys)
+    measuring = _measuring_program(tuple(kernels), loss, n, batch, mesh)
+    found = chains.journal.step("measure", lambda: measuring(density, tuning, states, keys)._asdict())
+    found = Measured(**found)
     largest, total = float(jnp.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
     typical, *noises = (
         max(0.0, float(value)) / total for value in (jnp.mean(found.curvature), *jnp.mean(found.noise, 0))

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 
 from lambda_hat import provenance, store
 from lambda_hat.config import TeacherData
-from lambda_hat.errors import StoreError, UserError
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import data as datasets
 from lambda_hat.targets import losses, models, training, truths
@@ -78,15 +76,16 @@ class Target(NamedTuple):
         return _LOSSES[key]
 
 
-def build(config, log):
+def build(config, log, journal=None):
     """Draw the data and find w0.
 
     Arguments:
         config: the whole `config.Config`; posterior and sampler are not looked at.
         log: called with a line for each phase.
+        journal: the `checkpoint.Journal` that training goes on from; None = nothing is kept.
 
     Raises:
-        UserError: where training breaks down.
+        BrokeDown: where training does.
     """
     model = models.build(config.model)
     data = datasets.build(config.data, config.model, config.seed)
@@ -98,12 +97,9 @@ def build(config, log):
     flat, unravel = ravel_pytree(start)
     loss = losses.build(model, start, data.y, loss="nll", noise_scale=noise_scale, student_t_df=4.0)
     log(f"target: {flat.size} parameters, {len(data.x)} pairs; {config.training.kind} …")
-    try:
-        minimum = training.train(
-            config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training")
-        )
-    except FloatingPointError as error:
-        raise UserError(f"target not built: {error}.") from error
+    minimum = training.train(
+        config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training"), journal
+    )
     params = unravel(jnp.asarray(minimum.w0))
     truth = truths.of(
         config.model, config.data, config.training, start if config.training.kind == "teacher" else params
@@ -160,7 +156,7 @@ def read(directory, model_config, data_config):
     meta = store.read_json(directory / "meta.json")
     for name in ("data.npz", "params.npz"):
         store.check_hash(directory / name)
-    data, leaves = _arrays(directory / "data.npz"), _arrays(directory / "params.npz")
+    data, leaves = store.read_arrays(directory / "data.npz"), store.read_arrays(directory / "params.npz")
     model = models.build(model_config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree_util.tree_map_with_path(
@@ -175,9 +171,11 @@ def curvature(directory, target, posterior):
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
     path = Path(directory) / f"curvature_{name}.npz"
     if path.is_file():
-        return curvatures.from_arrays(_arrays(path))
+        return curvatures.from_arrays(store.read_arrays(path))
     dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
     kept = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0).to_arrays()
+    if "eigenvectors" in kept:  # they whiten, and need no more
+        kept["eigenvectors"] = kept["eigenvectors"].astype(np.float32)
     hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
     try:
         np.savez(hidden, **kept)
@@ -185,13 +183,3 @@ def curvature(directory, target, posterior):
     finally:
         hidden.unlink(missing_ok=True)
     return curvatures.from_arrays(kept)  # the same as whoever reads it will have
-
-
-def _arrays(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        raise StoreError(
-            f"{path} cannot be read ({error}); delete it if it is a curvature file, else rebuild the target."
-        ) from error

@@ -51,8 +51,8 @@ class Curvature(NamedTuple):
     gradients: int
 
     def to_arrays(self):
-        """As kept in a file; eigenvectors in float32."""
-        return self._asdict() | {"eigenvectors": self.eigenvectors.astype(np.float32)}
+        """As kept in a file."""
+        return self._asdict()
 
 
 class LayerCurvature(NamedTuple):

@@ -16,8 +16,9 @@ import optax
 import scipy.optimize
 from threadpoolctl import threadpool_limits
 
-from lambda_hat import parallel
+from lambda_hat import checkpoint, parallel, stopping
 from lambda_hat.config import Descent
+from lambda_hat.errors import BrokeDown
 from lambda_hat.targets import curvature, losses, metrics
 
 PROXIMAL_ITERATIONS = 200
@@ -36,7 +37,7 @@ class Minimum(NamedTuple):
     metrics: dict
 
 
-def train(config, loss, rows, n, start, key):
+def train(config, loss, rows, n, start, key, journal=None):
     """Find w0.
 
     Arguments:
@@ -46,24 +47,27 @@ def train(config, loss, rows, n, start, key):
         n: number of pairs.
         start: flat parameters to start from `[p]`, float64.
         key: JAX key for the minibatches.
+        journal: the `checkpoint.Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
         The `Minimum`.
 
     Raises:
-        FloatingPointError: where the loss is not finite after the first-order steps.
+        BrokeDown: where the parameters or the loss are not finite any more.
     """
+    journal = journal or checkpoint.Journal()
     nbeta = n / np.log(n)
     objective = full_batch(loss, rows(np.float64), nbeta)
     w = np.asarray(start, float)
     steps = 0
     if isinstance(config, Descent) and config.steps and np.any(objective(w)[1]):
         steps = config.steps
-        w = np.asarray(first_order(config, loss, rows(config.dtype), n, jnp.asarray(w, config.dtype), key), float)
+        w = first_order(config, loss, rows(config.dtype), n, jnp.asarray(w, config.dtype), key, journal)
     value, grad = objective(w)
     if not np.isfinite(value):
-        raise FloatingPointError(
-            f"training ended at a loss that is not finite after {steps} steps; lower training.learning_rate"
+        raise BrokeDown(
+            f"target not built: the loss is not finite after {steps} steps of training; lower training.learning_rate.",
+            {"w": w},
         )
     iterations, gain = 0, 0.0
     if np.any(grad):
@@ -71,7 +75,7 @@ def train(config, loss, rows, n, start, key):
         coordinates = _coordinates(loss, rows, w, nbeta, gamma)
         step = partial(proximal_step, objective, localization=gamma, coordinates=coordinates, tolerance=tolerance)
         if config.polish_steps:
-            w, iterations, gain = polish(objective, step, w, config.polish_steps, tolerance)
+            w, iterations, gain = polish(objective, step, w, config.polish_steps, tolerance, journal)
             value, grad = objective(w)
         else:
             gain = value - objective(step(w)[0])[0]
@@ -118,29 +122,51 @@ def full_batch(loss, rows, scale):
 # --- first order ------------------------------------------------------------------------------------------------------
 
 
-def first_order(config, loss, rows, n, w, key):
+def first_order(config, loss, rows, n, w, key, journal):
     """`config.steps` minibatch steps of the configured optimizer; batches are drawn with replacement.
 
     Every device takes its share of each batch; the draws do not depend on how many devices there are.
+
+    Raises:
+        BrokeDown: at the first step after which the parameters are not finite.
     """
     batch = config.batch_size or min(n, 1024)
     mesh = parallel.mesh(batch)
     optimizer = _OPTIMIZERS[config.optimizer](config, _schedule(config))
 
-    def descend(rows, w, key):
+    def descend(rows, keys, first, last, carry):
         share = batch // mesh.size
-        first = jax.lax.axis_index(parallel.AXIS) * share
+        own = jax.lax.axis_index(parallel.AXIS) * share
 
-        def step(carry, key):
-            w, state = carry
-            index = jax.lax.dynamic_slice_in_dim(jax.random.randint(key, (batch,), 0, n), first, share)
+        def step(i, carry):
+            w, state, broke = carry
+            index = jax.lax.dynamic_slice_in_dim(jax.random.randint(keys[i], (batch,), 0, n), own, share)
             grad = jax.lax.pmean(losses.batch_grad(loss, rows, w, index), parallel.AXIS) * loss.scale
             updates, state = optimizer.update(grad, state, w)
-            return (optax.apply_updates(w, updates), state), None
+            moved = optax.apply_updates(w, updates)
+            broke = jnp.where((broke < 0) & ~jnp.all(jnp.isfinite(moved)), i, broke)
+            return jnp.where(broke < 0, moved, w), state, broke
 
-        return jax.lax.scan(step, (w, optimizer.init(w)), jax.random.split(key, config.steps))[0][0]
+        return jax.lax.fori_loop(first, last, step, carry)
 
-    return jax.jit(parallel.shard(descend, mesh, (False, False, False), False))(rows, w, key)
+    program = jax.jit(parallel.shard(descend, mesh, (False,) * 5, False))
+    keys, pieces = jax.random.split(key, config.steps), checkpoint.Pieces(journal)
+    carry, done = (w, optimizer.init(w), jnp.asarray(-1)), 0
+    structure = jax.tree.structure(carry)
+
+    def call(carry, count):
+        return program(rows, keys, done, done + count, parallel.place(carry, mesh, False)), ()
+
+    while done < config.steps:
+        carry, found = pieces.next(f"descent {done}", carry, structure, call, config.steps - done, done > 0)
+        done += int(found["count"])
+        if carry is not None and int(carry[2]) >= 0:
+            raise BrokeDown(
+                f"target not built: the parameters are not finite after step {int(carry[2])} of training; lower "
+                "training.learning_rate.",
+                {"w": np.asarray(carry[0])},
+            )
+    return np.asarray(carry[0], float)
 
 
 def _schedule(config):
@@ -162,7 +188,7 @@ _OPTIMIZERS = {
 # --- second order -----------------------------------------------------------------------------------------------------
 
 
-def polish(objective, step, w, most, tolerance):
+def polish(objective, step, w, most, tolerance, journal):
     """Proximal steps until one gains less than `tolerance`, at most `most` quasi-Newton iterations in all.
 
     Returns:
@@ -171,7 +197,9 @@ def polish(objective, step, w, most, tolerance):
     done, gain = 0, np.inf
     while done < most and gain >= tolerance:
         value = objective(w)[0]
-        w, iterations = step(w, iterations=min(PROXIMAL_ITERATIONS, most - done))
+        one = partial(step, w, iterations=min(PROXIMAL_ITERATIONS, most - done))
+        found = journal.step("polish", lambda one=one: dict(zip(("w", "iterations"), one(), strict=True)))
+        w, iterations = found["w"], int(found["iterations"])
         done += max(1, iterations)
         gain = value - objective(w)[0]
     return w, done, gain
@@ -191,6 +219,7 @@ def proximal_step(objective, centre, localization, coordinates, tolerance, itera
     move = (lambda u: u) if coordinates is None else (lambda u: np.asarray(coordinates(u)))
 
     def regularised(u):
+        stopping.check()
         shift = move(u)
         value, grad = objective(centre + shift)
         return value + 0.5 * localization * shift @ shift, move(grad + localization * shift)
