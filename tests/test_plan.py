@@ -93,7 +93,6 @@ def test_where_nothing_was_begun_no_queue_is_asked(item):
 def test_forced_work_is_missing_though_it_is_there_but_not_twice(item):
     forced = item("force=true")
     finish(forced)
-    finish(forced.target())
     assert plan.make([forced], lambda users: {}).missing == [forced]
     note(forced, submitted={"slurm_job": "5", "user": "me"})
     assert plan.make([forced], lambda users: {"5": False}).queued == [forced]

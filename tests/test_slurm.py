@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, TINY
 from test_cli import NETWORK, assert_same_draws
 
-from lambda_hat import store
+from lambda_hat import store, work
 
 SLURM = (
     "hydra/launcher=slurm",
@@ -28,7 +28,7 @@ WAIT = "hydra.launcher.wait=true"
 HELD = "hydra.launcher.additional=[--hold]"
 HMC = (*TINY, "sampler=hmc")
 LONG = (*HMC, "sampler.mcse_target=null", "runtime.figures=false", "sampler.draws=5000000")
-MEDIUM = (*LONG[:-1], "sampler.draws=50000")
+MEDIUM = (*LONG[:-1], "runtime.checkpoint_minutes=0", "sampler.draws=60000")
 PATIENCE = 150
 
 
@@ -130,22 +130,15 @@ def results(text):
     return [line for line in text.splitlines() if "λ̂ =" in line]
 
 
-def owner(root, name):
-    try:
-        return json.loads((root / "work" / name / "owner.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
 def sampling(root):
-    """Owners of the runs that have begun to draw, by SLURM job."""
+    """Owners of the runs that sample, by SLURM job; of those with checkpoint_minutes=0, that have something to go on from."""
     found = {}
     for path in root.glob("work/*/progress.json"):
-        try:
-            if json.loads(path.read_text()).get("phase") in ("adapt", "sample"):
-                found[owner(root, path.parent.name)["slurm_job"]] = owner(root, path.parent.name)
-        except (OSError, ValueError, KeyError):
-            continue
+        at_work = work.read(path).get("phase") in ("adapt", "sample")
+        owner = work.read(path.with_name("owner.json"))
+        keeps = "runtime.checkpoint_minutes=0" in owner.get("command", ())
+        if at_work and owner and (not keeps or list(path.parent.glob("checkpoint/*.npz"))):
+            found[owner["slurm_job"]] = owner
     return found
 
 
@@ -287,21 +280,40 @@ def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launc
     assert "NotADirectoryError: " in text and "again: python" in text
 
 
-def test_jobs_that_die_are_named_as_what_they_are(begin, tiny, tmp_path):
+def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorter_than_a_run(begin, tiny, tmp_path):
+    root = tmp_path / "runs"
+    patient = begin(
+        "sample",
+        *MEDIUM[:-1],
+        "sampler.draws=400000",
+        "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=40",
+        WAIT,
+    )
     deadly = (*LONG, "hydra.launcher.additional=['--signal=URG@1']", "hydra.launcher.timeout_min=1")
-    process = begin("sample", *deadly, "sampler.seed=1,2,3", WAIT)
-    runs = until(lambda: len(found := sampling(tmp_path / "runs")) == 3 and found, "three runs to sample", 90)
-    killed, cancelled, late = sorted(runs)
+    process = begin("sample", *deadly, "sampler.seed=1,2,3,4", "hydra.launcher.max_requeues=0", WAIT)
+    runs = until(lambda: len(found := sampling(root)) == 5 and found, "five runs to sample", 90)
+    apart = [job for job, owner in runs.items() if "sampler.draws=400000" in owner["command"]]
+    killed, cancelled, warned, late = sorted(runs.keys() - apart)
     os.kill(runs[killed]["pid"], signal.SIGKILL)
     slurm("scancel", cancelled)
+    slurm("scancel", "--signal=USR2", warned)
     code, text = end(process)
     assert code == 1
     assert f"job {killed} was killed by signal 9" in text, text
     assert f"job {cancelled} was cancelled by user {os.getuid()}" in text, text
+    assert "time was up 1 times, as often as hydra.launcher.max_requeues lets it" in text, text
     assert f"job {late} reached its time limit" in text, text
-    assert not list(tmp_path.glob("runs/failures/*"))  # nobody was there to write one, and nothing false is written
-    _, again = end(begin("sample", *deadly, "sampler.seed=1,2,3", HELD))
-    assert "3 combinations: 0 done, 3 to submit (3 runs)" in again and again.count("  before: ") == 3
+    # where nobody was there to write a record, none is written
+    (record,) = [json.loads(path.read_text()) for path in root.glob("failures/*")]
+    assert record["slurm_job"] == warned
+    _, again = end(begin("sample", *deadly, "sampler.seed=1,2,3,4", HELD))
+    assert "4 combinations: 0 done, 4 to submit (4 runs)" in again and again.count("  before: ") == 4
+
+    code, text = end(patient)
+    assert code == 0 and len(results(text)) == 1, text
+    (log,) = [log for log in text_of_logs(root).values() if f"SLURM job {apart[0]}, " in log]
+    assert "stopped by SIGUSR2: back to the queue" in log and "going on from a checkpoint" in log, log
 
 
 def test_runs_that_are_interrupted_end_as_if_they_had_not_been(cluster, begin, start, finish, tiny, tmp_path):
@@ -331,6 +343,7 @@ def test_runs_that_are_interrupted_end_as_if_they_had_not_been(cluster, begin, s
     for job, name in zip(sorted(runs), ("USR2", "preemption", "loss of the node"), strict=True):
         logs = "".join(log for log in text_of_logs(root).values() if f"SLURM job {job}, " in log)
         assert ", start 2" in logs, (name, logs)
+        assert "going on from a checkpoint" in logs, (name, logs)
     (there,) = (apart / "runs" / "targets").glob("tgt_*")
     for run in tiny.glob("run_*"):
         assert_same_draws(run, there / run.name)
