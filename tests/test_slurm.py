@@ -1,5 +1,6 @@
 """Sweeps on a real SLURM cluster of this one machine (slurm/cluster.py): what is submitted, and what becomes of it."""
 
+import getpass
 import importlib.util
 import json
 import os
@@ -72,7 +73,7 @@ def begin(cluster, start, tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
-    slurm("scancel", f"--user={os.environ.get('USER') or 'root'}")
+    slurm("scancel", f"--user={getpass.getuser()}")
     until(lambda: not slurm("squeue", "-h").strip(), "an empty queue", 30)
 
 
@@ -222,6 +223,18 @@ def test_what_was_composed_is_what_runs_and_a_held_job_is_named(launch, tiny, tm
     assert "this job was submitted with other code" in log
 
 
+def test_ctrl_c_leaves_the_jobs_and_says_how_to_follow_them(begin, tmp_path):
+    process = begin("build_target", *TINY, WAIT, "hydra.launcher.additional=['--begin=now+1hour']")
+    until(lambda: list(tmp_path.glob("runs/work/*/submitted.json")), "the submission")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    code, text = end(process)
+    (job,) = jobs_of(text)
+    assert code == 130 and "Left alone: 1 go on" in text and text.rstrip().endswith("the same command again"), text
+    assert f"follow: squeue -r -j {job}   cancel: scancel {job}" in text and "Traceback" not in text
+    assert slurm("squeue", "-h", "-j", str(job), "-o", "%T").strip() == "PENDING"
+
+
 def test_more_combinations_than_an_array_can_have(launch, tiny, tmp_path):
     code, text = launch("sample", *HMC, "sampler.seed=range(1200)", HELD, "hydra.launcher.runs_per_job=1")
     assert code == 0 and "1200 combinations: 1 done, 1199 to submit (1199 runs)" in text
@@ -264,6 +277,9 @@ def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launc
     assert re.search(r"not started: 2 runs of tgt_\w+, which was not built", text)
     record = json.loads(next(tmp_path.glob("runs/failures/tgt_*.json")).read_text())
     assert record["error"].splitlines()[0] in text and record["slurm_job"] == f"{targets}_0"
+    text = launch("sample", *NETWORK, "sampler=hmc,laplace", "training=sgd", "training.learning_rate=100", HELD)[1]
+    assert text.count("  before: ") == 1 and record["error"].splitlines()[0] in text
+    assert "2 combinations: 0 done, 2 to submit (1 target, 2 runs)" in text
 
     run = (*TINY[:4], "runtime.devices=1", "hydra.launcher.runs_per_job=2")
     asked = command("sample", *run[:-1], "sampler=hmc", "--cfg", "job", "--resolve", "-p", "store.run_dir")

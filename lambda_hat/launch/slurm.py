@@ -134,7 +134,7 @@ def _first_error(text):
 
 def submit(options, script, directory):
     """Submit a batch script; returns the job's id."""
-    return call("sbatch", "--parsable", *options, str(script), str(directory)).strip().split(";")[0]
+    return call("sbatch", "--parsable", *options, str(script), str(directory)).split()[-1].split(";")[0]
 
 
 def queue(users=()):

@@ -72,7 +72,7 @@ def run_all(stage, combinations, options):
             _show(_arrays(found, options, _largest(options)), Path(items[0].job.config.store.log_dir), options)
             return 0
     else:
-        with _alone({item.work.parent for item in found.missing}):
+        with _alone({item.job.paths.root for item in found.missing}):
             found = plan.make(items, slurm.alive)  # another launch may have been at it
             log.info(found.line("to submit"))
             watch.tell_of_former_attempts(found)

@@ -1,5 +1,6 @@
 """Following submitted work to its end, and saying of each piece that has no result why."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -13,6 +14,9 @@ log = logging.getLogger(__name__)
 
 SETTLING = 20.0
 """Seconds after a job's end in which its files, and accounting's word on it, may still arrive."""
+
+MOST_UNANSWERED = 20
+"""Looks that SLURM may leave unanswered, one after the other."""
 
 MOST_LINES = 10
 """Most former failures that a new launch tells of."""
@@ -44,10 +48,17 @@ def follow(waiting, options):
     Returns:
         the exit code.
     """
-    watch = _Watch(waiting)
+    watch, unanswered = _Watch(waiting), 0
     try:
         while watch.open:
-            watch.look()
+            try:
+                watch.look()
+                unanswered = 0
+            except slurm.SlurmError as error:  # the jobs know nothing of it
+                unanswered += 1
+                if unanswered == MOST_UNANSWERED:
+                    raise slurm.SlurmError(f"{error} The jobs go on; the same command follows them again.") from error
+                log.warning("  %s Asking again.", error)
             if watch.open:
                 time.sleep(options.poll_s)
     except KeyboardInterrupt:
@@ -180,16 +191,21 @@ def explain(item, slurm_job, entry, directory):
 
 
 def tell_of_former_attempts(found):
-    """What became of earlier jobs that were to make what is missing."""
-    if not found.ended:
-        return
-    history = slurm.history(set(found.ended.values()))
-    items = {item.name: item for item in [*found.missing, *found.targets]}
-    names = [name for name in found.ended if name in items]
+    """What became of earlier attempts at what is missing: their own records, and what SLURM says where they left none."""
+    items = {item.name: item for item in [*found.targets, *found.missing]}
+    failed = {}
+    for directory in {item.job.paths.failure(item.job.stage).parent for item in items.values()}:
+        with contextlib.suppress(OSError):
+            failed |= dict.fromkeys(path.stem for path in directory.glob("*.json"))
+    names = [name for name, item in items.items() if name in found.ended or name in failed]
+    told = set(names)  # of a target and the runs that waited for it, the target tells all
+    names = [name for name in names if name in failed or items[name].job.paths.target_id not in told - {name}]
+    history = slurm.history({found.ended[name] for name in names if name in found.ended})
     for name in names[:MOST_LINES]:
-        note = work.read(task.submission(items[name]))
-        job = found.ended[name]
-        failure = explain(items[name], job, history.get(job), None)
-        log.info("  before: %s: %s%s", name, failure.what, f"  {note['log']}" if note.get("log") else "")
+        job = found.ended.get(name)
+        record = work.read(items[name].job.paths.failure(items[name].job.stage))
+        failure = explain(items[name], job or record.get("slurm_job"), history.get(job), None)
+        path = work.read(task.submission(items[name])).get("log") or failure.log
+        log.info("  before: %s: %s%s", name, failure.what, f"  {path}" if path else "")
     if len(names) > MOST_LINES:
         log.info("  before: … and %d more", len(names) - MOST_LINES)
