@@ -264,7 +264,7 @@ def test_what_is_refused_leaves_nothing_submitted(launch, tmp_path, options, sen
     code, text = launch("sample", *HMC, *options)
     assert code == 1 and sentence in text and "Traceback" not in text
     assert not slurm("squeue", "-h").strip() or last_job() == before
-    assert not list(tmp_path.glob("runs/work/*/*")) and not list(tmp_path.glob("runs/work/tgt_*"))
+    assert not list(tmp_path.glob("runs/work/*")) and not list(tmp_path.glob("runs/logs/*/*"))
 
 
 def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launch, command, tiny, tmp_path):
@@ -280,6 +280,13 @@ def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launc
     text = launch("sample", *NETWORK, "sampler=hmc,laplace", "training=sgd", "training.learning_rate=100", HELD)[1]
     assert text.count("  before: ") == 1 and record["error"].splitlines()[0] in text
     assert "2 combinations: 0 done, 2 to submit (1 target, 2 runs)" in text
+
+    slurm("scancel", f"--user={getpass.getuser()}")
+    until(lambda: not slurm("squeue", "-h").strip(), "an empty queue", 30)
+    mixed = ("training=sgd", "training.learning_rate=100,0.001", "hydra.launcher.runs_per_job=2")
+    code, text = launch("sample", *NETWORK, "sampler=laplace", *mixed, WAIT)  # one job for the runs of both
+    assert code == 1 and len(results(text)) == 1 and "(2 targets, 2 runs)" in text.splitlines()[0], text
+    assert re.search(r"not started: 1 run of tgt_\w+, which was not built", text) and len(jobs_of(text)) == 2
 
     run = (*TINY[:4], "runtime.devices=1", "hydra.launcher.runs_per_job=2")
     asked = command("sample", *run[:-1], "sampler=hmc", "--cfg", "job", "--resolve", "-p", "store.run_dir")

@@ -80,8 +80,10 @@ class _Processes:
 
     def run(self):
         """Make everything; returns the exit code."""
+        stopping.listen()
         try:
             while self._waiting or self._running:
+                stopping.check()
                 self._start_what_can()
                 time.sleep(self.LOOK)
                 for process in [process for process in self._running if process.poll() is not None]:

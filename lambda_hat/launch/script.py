@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from lambda_hat.errors import ConfigError
 
-NAME = "lambda_hat"
+
+def name(launch):
+    """What all jobs of a launch are called, and no other; `launch` is the directory of its logs."""
+    return f"lambda_hat-{launch.name}"
 
 
 def request(item, options):
@@ -51,7 +54,6 @@ def text(request, options, code):
     """
     through_srun = (options.run_with or "").split(" ")[0] == "srun"
     header = {
-        "job-name": NAME,
         "partition": options.partition if request.gpus else options.cpu_partition or options.partition,
         "account": options.account,
         "qos": options.qos,
@@ -95,7 +97,7 @@ def words(directory, count, dependency, options):
     """
     parallel = f"%{options.array_parallelism}" if options.array_parallelism else ""
     log = str(directory).replace("%", "%%")
-    found = [f"--array=0-{count - 1}{parallel}", f"--output={log}/%a/log.txt"]
+    found = [f"--job-name={name(directory.parent)}", f"--array=0-{count - 1}{parallel}", f"--output={log}/%a/log.txt"]
     return found + ([f"--dependency={dependency}", "--kill-on-invalid-dep=yes"] if dependency else [])
 
 

@@ -15,6 +15,9 @@ PATIENCE = 120
 ATTEMPTS = 4
 """How often a question is asked that the controller does not answer."""
 
+BUSY = ("Unable to contact", "timed out", "temporarily")
+"""What SLURM's commands say where asking again may help."""
+
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 AT_WORK = {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
@@ -124,6 +127,8 @@ def call(*argv, attempts=1):
         if done.returncode == 0:
             return done.stdout
         said = _first_error(done.stderr) or f"exit code {done.returncode}"
+        if not any(words in said for words in BUSY):
+            break
     raise SlurmError(f"{argv[0]}: {said.rstrip('.')}.")
 
 

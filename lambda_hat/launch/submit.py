@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import shlex
+import shutil
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,9 @@ from lambda_hat.errors import StoreError, UserError
 from lambda_hat.launch import plan, script, slurm, task
 
 log = logging.getLogger(__name__)
+
+MOST_LINES = 10
+"""Most arrays that are named one by one."""
 
 
 class Array(NamedTuple):
@@ -38,7 +42,7 @@ class Submitted(NamedTuple):
     Attributes:
         slurm_job: its id.
         directory: of its task.
-        needs: names of the targets that it waits for.
+        needs: names of the targets that it needs and waits for: its own, or none.
     """
 
     item: plan.Item
@@ -159,13 +163,15 @@ def _submit(found, options):
                 for item in one.items:
                     ids[item.name] = f"{jobs[-1]}_{number}"
                     task.note_submission(item, ids[item.name], at / str(number) / "log.txt", sys.argv[0])
-                    submitted.append(Submitted(item, ids[item.name], at / str(number), array.needs))
+                    needs = tuple(name for name in array.needs if name == item.job.paths.target_id)
+                    submitted.append(Submitted(item, ids[item.name], at / str(number), needs))
     except BaseException as error:
         slurm.cancel(jobs)
         for one in submitted:
             task.submission(one.item).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a checkpoint keeps it
                 one.item.work.rmdir()
+        shutil.rmtree(directory, ignore_errors=True)
         if isinstance(error, slurm.SlurmError):
             raise slurm.SlurmError(
                 f"{error} Nothing is left submitted; hydra.launcher.dry_run=true shows the script."
@@ -228,23 +234,29 @@ def _tell_results(items):
 
 
 def _tell_jobs(submitted):
-    for job, group in groupby(submitted, lambda one: one.slurm_job.partition("_")[0]):
-        group = list(group)
+    arrays = [list(group) for _, group in groupby(submitted, lambda one: one.slurm_job.partition("_")[0])]
+    for group in arrays[:MOST_LINES]:
         tasks = len({one.slurm_job for one in group})
         what = f"{len(group)} {group[0].item.job.stage}{'s' if len(group) > 1 else ''}"
         after = f", after {' '.join(group[0].needs)}" if group[0].needs else ""
+        jobs = f" in {tasks} jobs" if tasks > 1 else ""
         log.info(
-            "job %s: %s%s%s  %s", job, what, f" in {tasks} jobs" if tasks > 1 else "", after, group[0].directory.parent
+            "job %s: %s%s%s  %s", group[0].slurm_job.partition("_")[0], what, jobs, after, group[0].directory.parent
         )
-    log.info(how_to_go_on({one.slurm_job for one in submitted}))
+    if len(arrays) > MOST_LINES:
+        log.info("… and so on to job %s", arrays[-1][0].slurm_job.partition("_")[0])
+    log.info(how_to_go_on(submitted))
 
 
-def how_to_go_on(ids):
+def how_to_go_on(submitted):
     """What to type to follow jobs, to cancel them, and to see what has come out."""
-    jobs = sorted({number.partition("_")[0] for number in ids}, key=int)
-    some = ",".join(jobs[:20]) + (",…" if len(jobs) > 20 else "")
-    cancel = " ".join(jobs) if len(jobs) <= 20 else f"--name={script.NAME}"
-    return f"follow: squeue -r -j {some}   cancel: scancel {cancel}   results: the same command again"
+    jobs = sorted({one.slurm_job.partition("_")[0] for one in submitted if one.slurm_job}, key=int)
+    names = sorted({script.name(one.directory.parent.parent) for one in submitted if one.directory})
+    if len(jobs) <= MOST_LINES:
+        which, cancel = f"-j {','.join(jobs)}", " ".join(jobs)
+    else:  # a launch's own name, so that no other's jobs are meant
+        which = cancel = f"-n {','.join(names)}"
+    return f"follow: squeue -r {which}   cancel: scancel {cancel}   results: the same command again"
 
 
 def _show(arrays, directory, options):

@@ -65,7 +65,7 @@ def follow(waiting, options):
         from lambda_hat.launch.submit import how_to_go_on
 
         print(f"Left alone: {len(watch.open)} go on without us.", file=sys.stderr)
-        print(how_to_go_on({one.slurm_job for one in watch.open if one.slurm_job}), file=sys.stderr)
+        print(how_to_go_on(watch.open), file=sys.stderr)
         return 130
     watch.conclude()
     return int(bool(watch.failures) or bool(watch.kept_back) or watch.bad)
