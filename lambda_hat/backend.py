@@ -33,7 +33,7 @@ def start(runtime):
             ) from error
     if runtime.compilation_cache:  # all programs: many small ones take seconds together
         # an entry that another process is writing, or died over, is compiled anew
-        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(runtime.compilation_cache))
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose path would be part of every key
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -110,9 +110,15 @@ class Journal:
             for number in range(self._written, len(self._steps)):
                 step = self._steps[number]
                 if step.state:
-                    _put(self._path(number, ".state"), lambda file, step=step: np.savez(file, **step.state))
+                    _put(
+                        self._path(number, ".state"),
+                        lambda file, step=step: store.write_sealed_arrays(file, step.state),
+                    )
                 header = np.array(json.dumps({"name": step.name, "state": step.state != {}}))
-                _put(self._path(number), lambda file, step=step, header=header: np.savez(file, **step.result, _=header))
+                _put(
+                    self._path(number),
+                    lambda file, step=step, header=header: store.write_sealed_arrays(file, step.result | {"_": header}),
+                )
                 step.result = None
             for number, step in enumerate(self._steps):
                 if step.state is None:
@@ -140,11 +146,11 @@ class Journal:
         while same and self._path(len(steps)).exists():
             number = len(steps)
             try:
-                result = store.read_arrays(self._path(number))
+                result = store.read_sealed_arrays(self._path(number))
                 header = json.loads(str(result.pop("_")))
                 state = {} if not header["state"] else None
                 if state is None and self._path(number, ".state").exists():
-                    state = store.read_arrays(self._path(number, ".state"))
+                    state = store.read_sealed_arrays(self._path(number, ".state"))
             except (StoreError, ValueError, KeyError):
                 self._say(f"{self._path(number)} is damaged: going on from before it")
                 break

@@ -1,5 +1,12 @@
 """Errors that a user can mend: one sentence each (what, expected, got, what to do), shown without a traceback."""
 
+import errno
+import os
+import re
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EXDEV}
+_DISK |= {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.ENOTCONN, errno.ELOOP}
+
 
 class UserError(Exception):
     """A user's mistake or a damaged artifact; the text is all that the terminal shows."""
@@ -35,3 +42,18 @@ class Stopped(BaseException):
 
 class StoreError(UserError):
     """An artifact is missing, damaged or does not belong to its directory's name."""
+
+
+def of_disk(error, root):
+    """A `StoreError` for what a file system refuses: full, read-only, not permitted, gone; None for any other error."""
+    if not isinstance(error, OSError):
+        return None
+    named = re.search(r"errno = (\d+)", str(error))  # HDF5's
+    number = error.errno or (int(named.group(1)) if named else None)
+    if number not in _DISK:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return StoreError(
+        f"store.root={root}: {os.strerror(number)} ({where}{type(error).__name__}). What was finished is kept; make room or "
+        "see to the permissions there, or choose another store.root, and run the same command again."
+    )

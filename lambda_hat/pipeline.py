@@ -1,5 +1,6 @@
 """The way of the data: configuration → target → draws → analysis → directory. Nothing heavy is imported before it is needed."""
 
+import contextlib
 import logging
 import re
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambda_hat import config as configs
-from lambda_hat import provenance, store, work
-from lambda_hat.errors import BrokeDown, ConfigError, StoreError
+from lambda_hat import memory, provenance, store, work
+from lambda_hat.errors import BrokeDown, ConfigError, StoreError, of_disk
 from lambda_hat.hydra_glue import group_from_plain
 
 log = logging.getLogger(__name__)
@@ -96,24 +97,37 @@ def make(job, log_path=None):
             if lease is not None:
                 _STAGES[job.stage](job, lease)
     except Exception as error:
-        record.parent.mkdir(exist_ok=True)
-        if isinstance(error, BrokeDown):
-            kept = record.with_suffix(".npz")
-            _keep_arrays(kept, error.last_good)
-            log.error("the last good state is in %s", kept)
-        text = {
-            "error": str(error),
-            "kind": type(error).__name__,
-            "traceback": traceback.format_exc(),
-            "log": log_path,
-            "slurm_job": work.slurm_job(),
-            "command": sys.argv,
-            "created_at": store.now(),
-        }
-        work.write(record, text)
+        mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage)
+        with contextlib.suppress(OSError):  # where the disk is what failed
+            _record_failure(record, mended or error, log_path)
+        if mended is not None:
+            raise mended from error
         raise
     for left in (record, record.with_suffix(".npz")):
         left.unlink(missing_ok=True)
+
+
+def _record_failure(record, error, log_path):
+    text = {
+        "error": str(error),
+        "kind": type(error).__name__,
+        "traceback": traceback.format_exc(),
+        "log": log_path,
+        "slurm_job": work.slurm_job(),
+        "command": sys.argv,
+        "created_at": store.now(),
+    }
+    record.parent.mkdir(exist_ok=True)
+    work.write(record, text)
+    if isinstance(error, BrokeDown):
+        _keep_arrays(record.with_suffix(".npz"), error.last_good)
+        log.error("the last good state is in %s", record.with_suffix(".npz"))
+
+
+def tidy(job):
+    """Finish what a process left undone that died between publishing a job and letting go of it: manifest line, work directory."""
+    if work.sweep(job.paths.work(job.stage)):
+        _index(job)
 
 
 def _keep_arrays(path, arrays):
@@ -143,6 +157,8 @@ def _journal(job, lease, say, **more):
 def _build(job, lease):
     """Build and publish the job's target."""
     paths, config = job.paths, job.config
+    memory.check(config, "target")
+    paths.targets.mkdir(exist_ok=True)
     lease.report(phase="start", now=True)
     from lambda_hat import backend
 
@@ -162,16 +178,7 @@ def _build(job, lease):
         if not store.publish(hidden, paths.target):
             log.info("%s was built by another process meanwhile; using that one", paths.target_id)
             return
-    store.append_line(
-        paths.catalog,
-        {
-            "target_id": paths.target_id,
-            "created_at": target.meta["created_at"],
-            "model": store.plain(config.model),
-            "data": store.plain(config.data),
-            "seed": config.seed,
-        },
-    )
+    _index(job)
     metrics = target.meta["metrics"]
     say(
         f"target: {paths.target}  L0 = {metrics['L0']:.6g}, |∇L| = {metrics['gradient_norm']:.2g}, further descent gains "
@@ -189,6 +196,7 @@ def _groups(config, stage):
 def _run(job, lease):
     """Sample the job's posterior and publish the run, building its target first where that is missing."""
     paths, config = job.paths, job.config
+    memory.check(config, "run")
     clock = Clock()
     lease.report(phase="target", now=True)
     make(job._replace(stage="target", config=replace(config, force=False)))
@@ -209,7 +217,7 @@ def _run(job, lease):
     target = artifact.read(paths.target, config.model, config.data)
     clock.lap("start")
     loss = target.loss(config.posterior)
-    curvature = artifact.curvature(paths.target, target, config.posterior)
+    curvature = artifact.curvature(paths.target, target, config.posterior, lease.build)
     clock.lap("curvature")
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
@@ -275,28 +283,48 @@ def _run(job, lease):
             if not store.publish(hidden, paths.run):
                 log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
                 return
-    store.append_line(
-        paths.runs,
-        {
-            "target_id": paths.target_id,
-            "sampler": config.sampler.name,
-            "hyperparams": store.plain({"sampler": config.sampler, "posterior": config.posterior}),
-            "walltime_sec": summary["walltime_sec"],
-            "artifact_path": str(paths.run),
-            "created_at": summary["created_at"],
-        },
-    )
+    _index(job)
     say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["timings_sec"].items()))
 
 
 _STAGES = {"target": _build, "run": _run}
 
 
+def _index(job):
+    """Append a published job to its manifest, unless it is there."""
+    paths, config = job.paths, job.config
+    if job.stage == "target":
+        path, line = (
+            paths.catalog,
+            {
+                "target_id": paths.target_id,
+                "created_at": store.read_json(paths.target / "meta.json", "created_at")["created_at"],
+                "model": store.plain(config.model),
+                "data": store.plain(config.data),
+                "seed": config.seed,
+            },
+        )
+    else:
+        found = store.read_json(paths.run / "analysis.json", "walltime_sec", "created_at")
+        path, line = (
+            paths.runs,
+            {
+                "target_id": paths.target_id,
+                "sampler": config.sampler.name,
+                "hyperparams": store.plain({"sampler": config.sampler, "posterior": config.posterior}),
+                "walltime_sec": found["walltime_sec"],
+                "artifact_path": str(paths.run),
+                "created_at": found["created_at"],
+            },
+        )
+    store.append_line(path, line)
+
+
 class Clock:
     """Wall-clock time by phase; compilation is measured by JAX itself and is part of the phases it happens in."""
 
     def __init__(self):
-        self.laps, self._began = {}, time.perf_counter()
+        self.laps, self._began = {"start": 0.0}, time.perf_counter()
         self._last = self._began
         self.compile_seconds = 0.0
 

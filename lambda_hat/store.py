@@ -42,7 +42,7 @@ STAGES = {
 }
 
 SUMS = "SHA256SUMS"
-"""Every published directory's list of the hashes of its files, as `sha256sum -c` reads it."""
+"""Every published directory's list of the hashes of its files, as `sha256sum -c` reads it; a last comment has the list's own."""
 
 
 def digest(stage, values):
@@ -127,7 +127,7 @@ def workspace(hidden):
     """An empty directory to build in; removed on the way out unless `publish` moved it away."""
     hidden = Path(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
+    hidden.mkdir()  # and nothing above it: a root that has vanished is not to be made anew
     try:
         yield hidden
     finally:
@@ -143,7 +143,6 @@ def publish(hidden, final):
     hidden, final = Path(hidden), Path(final)
     seal(hidden)
     _sync(hidden)
-    final.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(hidden, final)
     except OSError:
@@ -158,8 +157,8 @@ def seal(directory):
     """Write the hashes of all files below a directory into its SHA256SUMS."""
     directory = Path(directory)
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != SUMS)
-    lines = [f"{sha256(path)}  {path.relative_to(directory).as_posix()}\n" for path in paths]
-    (directory / SUMS).write_text("".join(lines))
+    text = "".join(f"{sha256(path)}  {path.relative_to(directory).as_posix()}\n" for path in paths)
+    (directory / SUMS).write_text(f"{text}# {hashlib.sha256(text.encode()).hexdigest()}\n")
 
 
 def sha256(path):
@@ -175,6 +174,8 @@ def is_done(directory):
             return any(True for _ in entries)
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise StoreError(f"{directory} cannot be looked into ({error.strerror}); see to its permissions.") from error
 
 
 def set_aside(directory, paths):
@@ -257,12 +258,24 @@ def check_hash(path):
     except OSError as error:
         _read(path)
         raise _damaged(path, f"cannot be read ({error})") from error
-    sums = path.with_name(SUMS)
-    known = dict(reversed(line.split("  ", 1)) for line in _read(sums).splitlines() if "  " in line)
+    known = hashes(path.parent)
     if path.name not in known:
-        raise _damaged(sums, f"has no line for {path.name}")
+        raise _damaged(path.with_name(SUMS), f"has no line for {path.name}")
     if known[path.name] != found:
         raise _damaged(path, f"is damaged: it does not match its hash in {SUMS}")
+
+
+def hashes(directory):
+    """What a published directory's SHA256SUMS says: the hash of each file by its path in there.
+
+    Raises:
+        StoreError: where it is missing or damaged.
+    """
+    path = Path(directory) / SUMS
+    text, _, own = _read(path).rpartition("# ")
+    if own.strip() != hashlib.sha256(text.encode()).hexdigest():
+        raise _damaged(path, "is damaged: its lines do not match the hash that it ends with")
+    return dict(reversed(line.split("  ", 1)) for line in text.splitlines())
 
 
 def write_config(directory, groups):
@@ -306,8 +319,43 @@ def _differences(found, expected, key=""):
         yield f"{key} is {found}, expected {expected}"
 
 
+def write_sealed_arrays(file, arrays):
+    """Write an .npz file that holds its own hash, for `read_sealed_arrays`."""
+    import numpy as np
+
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(file, **arrays, **{_SEAL: np.array(_hash_of(arrays))})
+
+
+def read_sealed_arrays(path):
+    """What `write_sealed_arrays` wrote.
+
+    Raises:
+        StoreError: where it is missing or damaged.
+    """
+    arrays = read_arrays(path)
+    if str(arrays.pop(_SEAL, "")) != _hash_of(arrays):
+        raise _damaged_arrays(path, "it does not match its own hash")
+    return arrays
+
+
+_SEAL = "_sha256"
+
+
+def _hash_of(arrays):
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        total.update(arrays[name].tobytes())
+    return total.hexdigest()
+
+
+def _damaged_arrays(path, what):
+    return StoreError(f"{path} cannot be read ({what}); restore it, or move it away and run the command again.")
+
+
 def read_arrays(path):
-    """The arrays of an .npz file by name, nothing unpickled; every member's checksum is compared.
+    """The arrays of an .npz file by name, nothing unpickled.
 
     Raises:
         StoreError: where it is missing or damaged.
@@ -321,9 +369,7 @@ def read_arrays(path):
         ):  # which leaves what it opens itself open
             return {name: file[name] for name in file.files}
     except Exception as error:  # a damaged zip archive may raise anything
-        raise StoreError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); restore it, or move it away and run the command again."
-        ) from error
+        raise _damaged_arrays(path, f"{type(error).__name__}: {error}") from error
 
 
 def _read(path):
@@ -343,11 +389,17 @@ def _damaged(path, what):
 
 
 def append_line(path, record):
-    """Append one JSON line to a manifest, whole, whoever else appends."""
-    line = json.dumps(finite(record), allow_nan=False) + "\n"
-    with open(path, "a") as file:
+    """Append one JSON line to a manifest, whole, whoever else appends, and unless it is there."""
+    line = (json.dumps(finite(record), allow_nan=False) + "\n").encode()
+    with open(path, "a+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)  # POSIX record locks work on NFS too; released on closing
-        file.write(line)
+        file.seek(0)
+        kept = file.read()
+        whole = kept[: kept.rfind(b"\n") + 1]
+        if kept != whole:  # a writer was killed, or its disk was full
+            file.truncate(len(whole))
+        if line not in whole:
+            file.write(line)
 
 
 def read_lines(path):

@@ -97,6 +97,15 @@ def slurm_job():
     return f"{array}_{number}" if array and number else os.environ.get("SLURM_JOB_ID")
 
 
+def sweep(directory):
+    """Remove the work directory of what is done, unless an owner may be about to; whether there was one to remove."""
+    owner = read(directory / "owner.json")
+    if not directory.is_dir() or (owner and is_alive(owner) is not False):
+        return False
+    shutil.rmtree(directory, ignore_errors=True)
+    return True
+
+
 class Lease:
     """One owner's hold on a work directory.
 

@@ -10,7 +10,7 @@ import problems
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from lambda_hat.targets import models
+from lambda_hat.targets import models, sizes
 
 MLP = problems.config("model=small").model
 FAN_IN, FAN_OUT = 400, 200
@@ -45,13 +45,13 @@ def test_orthogonal_initial_weights():
 def test_parameter_count(widths, bias, layernorm):
     model = models.network(3, widths, 4, activation="relu", bias=bias, layernorm=layernorm, init="he")
     actual = ravel_pytree(model.init(jax.random.key(0)))[0].size
-    assert models.parameter_count(3, widths, 4, bias=bias, layernorm=layernorm) == actual
+    assert sizes.parameter_count(3, widths, 4, bias=bias, layernorm=layernorm) == actual
 
 
 def test_inferred_widths_of_the_base_model():
     config = problems.config("model=base").model
-    assert models.infer_widths(config) == (62, 62, 62)
-    assert models.parameter_count(32, [62] * 3, 1, bias=True, layernorm=False) == 9921
+    assert sizes.infer_widths(config) == (62, 62, 62)
+    assert sizes.parameter_count(32, [62] * 3, 1, bias=True, layernorm=False) == 9921
 
 
 @pytest.mark.parametrize("layernorm", [False, True])
@@ -61,12 +61,12 @@ def test_inferred_width_is_the_closest(depth, layernorm):
         config = replace(MLP, depth=depth, layernorm=layernorm, target_params=target, widths=None)
 
         def distance(width, config=config):
-            count = models.parameter_count(
+            count = sizes.parameter_count(
                 config.in_dim, [width] * config.depth, config.out_dim, bias=config.bias, layernorm=config.layernorm
             )
             return abs(count - config.target_params)
 
-        (width,) = set(models.infer_widths(config))
+        (width,) = set(sizes.infer_widths(config))
         assert distance(width) == min(map(distance, range(1, 2000)))
 
 

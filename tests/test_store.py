@@ -106,12 +106,15 @@ def test_derived_names_cannot_be_set(compose, key):
 
 def test_publishing_gives_the_directory_its_name_in_one_step(tmp_path):
     final = tmp_path / "targets" / "tgt_x"
-    with store.workspace(tmp_path / "work" / "build") as hidden:
+    final.parent.mkdir()
+    with store.workspace(tmp_path / "build") as hidden:
         (hidden / "a").write_text("1")
         assert not store.is_done(final)
         assert store.publish(hidden, final)
-    assert os.listdir(final.parent) == ["tgt_x"] and os.listdir(tmp_path / "work") == []
-    assert (final / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'1').hexdigest()}  a\n"
+    assert os.listdir(final.parent) == ["tgt_x"] and os.listdir(tmp_path) == ["targets"]
+    line = f"{hashlib.sha256(b'1').hexdigest()}  a\n"
+    assert (final / "SHA256SUMS").read_text() == f"{line}# {hashlib.sha256(line.encode()).hexdigest()}\n"
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=final).returncode == 0
     assert (final / "a").read_text() == "1"
 
 
@@ -247,9 +250,7 @@ def test_damaged_json_is_named(tmp_path, content, says):
         store.read_json(path)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"), [(None, "is missing"), ("", "has no line for meta.json"), ("x", "has no line for meta.json")]
-)
+@pytest.mark.parametrize(("content", "says"), [(None, "is missing"), ("", "is damaged"), ("x", "is damaged")])
 def test_damaged_hashes_are_named(tmp_path, content, says):
     path = tmp_path / "SHA256SUMS"
     store.write_json(tmp_path / "meta.json", {"a": 1})

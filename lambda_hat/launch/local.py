@@ -1,5 +1,6 @@
 """Runs combinations on this machine: all are checked before any starts, finished ones are skipped."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -30,14 +31,14 @@ def run_all(stage, combinations, options):
         ConfigError: naming every combination that cannot be run; then nothing has been done.
     """
     items = plan.checked(stage, combinations)
-    found = None
+    found = plan.make(items, lambda users: {})  # what waits in a queue may as well be made here
     if len(items) > 1 or options.dry_run:
-        found = plan.make(items, lambda users: {})  # what waits in a queue may as well be made here
         log.info(found.line("to make"))
     if options.dry_run:
         for item in [*found.targets, *found.missing]:
             log.info("  %s", item.job.directory)
         return 0
+    plan.tidy(found)
     in_turn = options.jobs == 1 or len(items) == 1
     code = _in_turn(items) if in_turn else _Processes(found, options.jobs).run()
     for item in items:
@@ -183,10 +184,12 @@ def _make(job, number):
         log.error("failed: %s", error)
     except Exception as error:  # the last line of defence: other combinations go on, the traceback is in the log
         log.error("failed: %s: %s\n       traceback in %s", type(error).__name__, str(error).split("\n")[0], path)
-        handler.stream.write(_traceback(error))
+        with contextlib.suppress(OSError):
+            handler.stream.write(_traceback(error))
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
     return 1
 
 

@@ -50,6 +50,7 @@ class Plan(NamedTuple):
         targets: what the missing runs need and nobody builds.
         jobs: names of what is running or queued, and of targets being built → SLURM jobs (None: no job's).
         ended: names of what is missing, and of targets → SLURM jobs that were to make it and are gone.
+        left: what is done and has a work directory all the same.
     """
 
     done: list[Item]
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
     targets: list[Item]
     jobs: dict[str, str | None]
     ended: dict[str, str]
+    left: list[Item]
 
     def line(self, verb):
         """The plan in one line; `verb` says what happens to what is missing."""
@@ -138,7 +140,8 @@ def make(items, alive: Callable):
             target = item.target()
             targets[item.job.paths.target] = None if pipeline.is_done(target.job) else target
     absent = [target for target in targets.values() if target is not None]
-    claims = _claims(open_items + absent)
+    listed = _listed([*done, *open_items])
+    claims = _claims(open_items + absent, listed)
     ids = {claim.slurm_job for claim in claims.values() if claim.slurm_job}
     jobs = alive({claim.user for claim in claims.values() if claim.user}) if ids else {}
 
@@ -159,7 +162,14 @@ def make(items, alive: Callable):
             at[item.name] = claim.slurm_job
         elif claim and claim.slurm_job:
             ended[item.name] = claim.slurm_job
-    return Plan(done, running, queued, missing, missing_targets, at, ended)
+    left = [item for item in done if item.name in listed[item.work.parent]]
+    return Plan(done, running, queued, missing, missing_targets, at, ended, left)
+
+
+def tidy(found):
+    """Finish what processes left undone that died between publishing and letting go."""
+    for item in found.left:
+        pipeline.tidy(item.job)
 
 
 class _Claim(NamedTuple):
@@ -168,17 +178,22 @@ class _Claim(NamedTuple):
     user: str | None
 
 
-def _claims(items):
-    """Who is or was at each item: from the work directories that exist, listed once for each root."""
-    listed, claims = {}, {}
+def _listed(items):
+    """The names in each root's work/, by its path."""
+    found = {}
+    for parent in {item.work.parent for item in items}:
+        try:
+            found[parent] = set(os.listdir(parent))
+        except OSError:
+            found[parent] = set()
+    return found
+
+
+def _claims(items, listed):
+    """Who is or was at each item, from the work directories that exist."""
+    claims = {}
     for item in items:
-        parent = item.work.parent
-        if parent not in listed:
-            try:
-                listed[parent] = set(os.listdir(parent))
-            except OSError:
-                listed[parent] = set()
-        if item.work.name not in listed[parent]:
+        if item.name not in listed[item.work.parent]:
             continue
         owner, submission = work.read(item.work / "owner.json"), work.read(item.work / "submitted.json")
         lives = bool(owner) and _lives(owner, item.work)

@@ -82,6 +82,7 @@ def run_all(stage, combinations, options):
             watch.tell_of_former_attempts(found)
             if found.missing:
                 submitted = _submit(found, options)
+    plan.tidy(found)
     code = _tell_results(found.done)
     waiting = [*submitted, *_others(found, submitted)]
     if submitted:

@@ -166,20 +166,27 @@ def read(directory, model_config, data_config):
     return Target(model, params, data["X"], data["Y"], noise_scale, meta)
 
 
-def curvature(directory, target, posterior):
-    """The curvature of the posterior's loss at w0: computed once, kept with the target."""
+def curvature(directory, target, posterior, scratch):
+    """The curvature of the posterior's loss at w0: computed once, kept with the target.
+
+    Arguments:
+        scratch: a directory on the same file system, made where it is not there, for what is then given its name in one step.
+
+    Raises:
+        StoreError: where the file is there and damaged.
+    """
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
-    path = Path(directory) / f"curvature_{name}.npz"
-    if path.is_file():
-        return curvatures.from_arrays(store.read_arrays(path))
+    path, hidden = Path(directory) / f"curvature_{name}.npz", Path(scratch) / "curvature.npz"
+    if os.path.lexists(path):
+        return curvatures.from_arrays(store.read_sealed_arrays(path))
     dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
     kept = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0).to_arrays()
     if "eigenvectors" in kept:  # they whiten, and need no more
         kept["eigenvectors"] = kept["eigenvectors"].astype(np.float32)
-    hidden = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp.npz")
-    try:
-        np.savez(hidden, **kept)
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
+    hidden.parent.mkdir(exist_ok=True)
+    with open(hidden, "wb") as file:
+        store.write_sealed_arrays(file, kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(hidden, path)
     return curvatures.from_arrays(kept)  # the same as whoever reads it will have

@@ -19,19 +19,19 @@ import numpy as np
 import scipy.sparse.linalg
 from jaxtyping import Array, Float
 
-from lambda_hat import parallel
+from lambda_hat import memory, parallel
 from lambda_hat.targets import losses
 
-DENSE_LIMIT = 1000
+DENSE_LIMIT = memory.DENSE_LIMIT
 """Up to this many parameters the whole Hessian is diagonalised; beyond, its largest eigenvalues are found by Lanczos."""
 
-TOP = 128
+TOP = memory.TOP
 """Eigenpairs kept of an analytic model beyond the dense limit."""
 
 EXAMPLES = 8192
 """Pairs, at least, that a layer curvature is the mean over."""
 
-GROUP = 64
+GROUP = memory.GROUP
 """Pairs whose gradients are held at once."""
 
 

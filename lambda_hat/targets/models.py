@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lambda_hat.config import MLP, DeepLinear, Monomial, NormalCrossing, Quadratic
+from lambda_hat.targets import sizes
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "identity": lambda x: x}
 
@@ -47,12 +48,12 @@ def build(config):
 
 def network(in_dim, widths, out_dim, *, activation, bias, layernorm, init):
     """A fully connected network; layer i holds `weight` `[fan_in, fan_out]`, and `bias`, `scale`, `shift` where asked."""
-    sizes = (in_dim, *widths, out_dim)
-    sigma, draw, last = ACTIVATIONS[activation], INITS[init], len(sizes) - 2
+    units = (in_dim, *widths, out_dim)
+    sigma, draw, last = ACTIVATIONS[activation], INITS[init], len(units) - 2
 
     def initialise(key):
         params = {}
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(units)):
             layer = {"weight": draw(jax.random.fold_in(key, i), (fan_in, fan_out), jnp.float64)}
             if bias:
                 layer["bias"] = jnp.zeros(fan_out, jnp.float64)
@@ -76,35 +77,10 @@ def network(in_dim, widths, out_dim, *, activation, bias, layernorm, init):
     return Model(initialise, apply, None, tuple(widths))
 
 
-def parameter_count(in_dim, widths, out_dim, *, bias, layernorm):
-    """Number of parameters p of a fully connected network."""
-    sizes = (in_dim, *widths, out_dim)
-    weights = sum(a * b for a, b in itertools.pairwise(sizes))
-    return weights + bias * sum(sizes[1:]) + 2 * layernorm * sum(widths)
-
-
-def infer_widths(config):
-    """Equal hidden widths whose parameter count comes closest to `target_params`, at least 1."""
-
-    def count(width):
-        return parameter_count(
-            config.in_dim, [width] * config.depth, config.out_dim, bias=config.bias, layernorm=config.layernorm
-        )
-
-    low, high = 1, 2
-    while count(high) < config.target_params:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < config.target_params else (low, middle)
-    width = min((low, high), key=lambda w: abs(count(w) - config.target_params))
-    return (width,) * config.depth
-
-
 def _mlp(config):
     return network(
         config.in_dim,
-        tuple(config.widths) if config.widths is not None else infer_widths(config),
+        sizes.layers(config)[1:-1],
         config.out_dim,
         activation=config.activation,
         bias=config.bias,

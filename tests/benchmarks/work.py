@@ -52,7 +52,7 @@ def run(name, root, loss, seed):
     loop.CHUNKS = settings["draws"] // 10
 
     target = artifact.read(job.directory, config.model, config.data)
-    curvature = artifact.curvature(job.directory, target, config.posterior)
+    curvature = artifact.curvature(job.directory, target, config.posterior, job.directory)
     n, w0 = target.meta["dims"]["n"], target.w0
     result = sample.sample(
         config.sampler,
