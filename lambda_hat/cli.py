@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from lambda_hat import hydra_glue, messages
 from lambda_hat.errors import ConfigError, Stopped, UserError
-from lambda_hat.launch import local
+from lambda_hat.launch import options
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -35,7 +35,7 @@ def main(stage):
             words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
-            sys.exit(local.run_all(stage, [(lambda: cfg, words)]))
+            sys.exit(options.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))
 
@@ -55,7 +55,11 @@ def main(stage):
 def _help():
     """Hydra's own takes half a second to find the groups."""
     words = OmegaConf.load(CONF / "hydra" / "help" / "plain.yaml")
-    groups = [folder for folder in sorted(CONF.iterdir()) if folder.is_dir() and folder.name not in ("hydra", "common")]
+    groups = [
+        folder
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name not in ("hydra", "common", "resources")
+    ]
     listed = [f"{folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
     return "\n".join([words.header, "Groups (group=option):", "", *listed, "", words.footer.rstrip()])
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lambda_hat import messages, store
 from lambda_hat.config import KINDS, Config, range_problems
 from lambda_hat.errors import ConfigError
+from lambda_hat.launch.options import Slurm
 
 STARTED = datetime.now()
 """When this command began, the same for every combination of a sweep."""
@@ -25,6 +26,7 @@ def register():
     for group, kinds in KINDS.items():
         for kind, cls in kinds.items():
             schemas.store(group=f"schema/{group}", name=kind, node=_schema(cls))
+    schemas.store(group="schema/launcher", name="slurm", node=_schema(Slurm))
     OmegaConf.register_new_resolver("digest", _digest, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *values: next((v for v in values if v is not None), None), replace=True
@@ -59,12 +61,16 @@ def _refuse_unknown(cfg):
     for name in sorted(set(cfg) - {"hydra"}):
         if name not in expected:
             raise ConfigError(messages.unknown(name, expected))
-        node = cfg._get_node(name)
-        if isinstance(node, DictConfig) and not node._is_missing() and is_dataclass(OmegaConf.get_type(node)):
-            known = [f.name for f in fields(OmegaConf.get_type(node))]
-            for key in node:
-                if key not in known:
-                    raise ConfigError(messages.unknown(f"{name}.{key}", known))
+        _refuse_unknown_below(name, cfg._get_node(name))
+
+
+def _refuse_unknown_below(name, node):
+    if isinstance(node, DictConfig) and not node._is_missing() and is_dataclass(OmegaConf.get_type(node)):
+        known = [f.name for f in fields(OmegaConf.get_type(node))]
+        for key in node:
+            if key not in known:
+                raise ConfigError(messages.unknown(f"{name}.{key}", known))
+            _refuse_unknown_below(f"{name}.{key}", node._get_node(key))
 
 
 def group_from_plain(group, plain):
@@ -74,13 +80,35 @@ def group_from_plain(group, plain):
         ConfigError: for an unknown kind or key, a wrong type or a missing value.
     """
     kinds = KINDS[group]
-    kind = group if group in kinds else plain.get("name" if group == "sampler" else "kind")
+    kind = group if group in kinds else plain.get("name" if group in ("sampler", "logger") else "kind")
     if kind not in kinds:
         raise ConfigError(f"{group}: unknown kind {kind!r}; expected one of {', '.join(kinds)}.")
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), plain))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group}: {messages.of(error)}") from error
+
+
+def config_from_plain(plain):
+    """The `Config` that was kept as plain dictionaries.
+
+    Raises:
+        ConfigError: where it is not one that this version of lambda_hat can read.
+    """
+    settings = {}
+    for f in fields(Config):
+        if f.name not in plain:
+            raise ConfigError(f"{f.name} is missing in the kept configuration: another version of lambda_hat wrote it.")
+        value = plain[f.name]
+        if f.name in KINDS and value is not None:
+            value = group_from_plain(f.name, value)
+        elif is_dataclass(f.type):
+            try:
+                value = OmegaConf.to_object(OmegaConf.merge(_schema(f.type), value))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{f.name}: {messages.of(error)}") from error
+        settings[f.name] = value
+    return Config(**settings)
 
 
 def _schema(cls):

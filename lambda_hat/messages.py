@@ -24,6 +24,8 @@ _REWORDED = (  # Hydra's and OmegaConf's first lines, and what is said in their 
     (r"Key '(.*)' not in 'Config'", r"\1: there is no such setting, or it was deleted with ~; leave the ~ out."),
     (r"Multiple values for (\S+)\. .*", r"\1 is there already: write \1=… without the +."),
     (r"Interpolation key '(.*)' not found", r"${\1} refers to a setting that does not exist."),
+    (r"Key '(.*)' is not in struct", r"{key}: there is no such setting; the YAML of its group lists what there is."),
+    (r"Error resolving interpolation '\$\{(\w+)\}'.*", r"\1 is missing; name an option, or leave the ~ out."),
     (r"Recursive interpolation detected", r"{key} refers to itself; give it a value."),
     (r".*Out of range float values are not JSON compliant", r"{key}: NaN and infinity cannot be hashed; give numbers."),
     (r"In '.*': Could not find '(.*)/(.*)'", r"\1=\2: there is no such option; ls conf/\1 lists what there is."),

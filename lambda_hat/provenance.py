@@ -8,6 +8,9 @@ from pathlib import Path
 
 PACKAGES = ("jax", "jaxlib", "blackjax", "optax", "numpy", "scipy", "arviz", "xarray", "hydra-core")
 
+COMMIT = "COMMIT"
+"""File beside this one that says which commit a copy was made of."""
+
 
 def summary():
     """Everything that is recorded beside a run."""
@@ -22,6 +25,8 @@ def summary():
 def code_sha():
     """Commit of the source tree, with `+dirty` where it is modified; None outside a git checkout."""
     here = Path(__file__).parent
+    if (here / COMMIT).exists():
+        return (here / COMMIT).read_text().strip()
     try:
         sha = _git(here, "rev-parse", "HEAD")
         return sha + ("+dirty" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")

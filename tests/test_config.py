@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from lambda_hat import config as configs
 from lambda_hat.errors import ConfigError
+from lambda_hat.launch import options
 
 GROUPS = ("model", "data", "training", "posterior", "sampler", "logger")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
@@ -19,7 +20,10 @@ def test_every_option_of_every_group_composes_and_can_be_run(compose, group, opt
     configs.check(compose(f"{group}={option}"))
 
 
-@pytest.mark.parametrize("cls", [*CLASSES, configs.Store, configs.Runtime, configs.Config], ids=lambda c: c.__name__)
+UNHASHED = [configs.Store, configs.Runtime, configs.Request, configs.Resources, options.Local, options.Slurm]
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, *UNHASHED, configs.Config], ids=lambda c: c.__name__)
 def test_every_setting_has_a_meaning_and_no_default(cls):
     for f in dataclasses.fields(cls):
         assert f.metadata.get("meaning"), f.name

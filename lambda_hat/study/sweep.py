@@ -10,8 +10,8 @@ from hydra.types import HydraContext, RunMode
 
 from lambda_hat import cli, hydra_glue, messages, store
 from lambda_hat.errors import ConfigError, UserError
+from lambda_hat.launch import plan
 from lambda_hat.launch.compose import Composer
-from lambda_hat.launch.local import _checked
 from lambda_hat.study.row import Row, flat
 
 
@@ -54,7 +54,7 @@ def rows(words, root=None):
             combinations = [
                 (partial(compose, found), found) for found in sweeper.sweep(list(master.hydra.overrides.task))
             ]
-            jobs = _checked("run", combinations)
+            jobs = [item.job for item in plan.checked("run", combinations)]
     except Exception as error:
         if isinstance(error, UserError) or not messages.is_of_composition(error):
             raise

@@ -1,4 +1,4 @@
-"""Hydra's plugins for running here: thin, because Hydra imports this at every start."""
+"""Hydra's plugins for running here and on a cluster: thin, because Hydra imports this at every start."""
 
 from functools import partial
 
@@ -23,19 +23,26 @@ class LocalSweeper(BasicSweeper):
 
 
 class LocalLauncher(BasicLauncher):
-    """Composes every combination, then does what is missing in this process."""
+    """Composes every combination, then has what is missing done as `hydra.launcher` says."""
+
+    def __init__(self, **_):
+        super().__init__()
 
     def launch(self, job_overrides, initial_job_idx):
-        """Exit with the code of `lambda_hat.launch.local.run_all`."""
+        """Exit with the code of `lambda_hat.launch.options.run_all`."""
         import sys
 
         from hydra.core.utils import configure_log, setup_globals
 
-        from lambda_hat.launch import local
+        from lambda_hat.launch import options
         from lambda_hat.launch.compose import Composer
 
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         compose = Composer(self.hydra_context.config_loader, self.config)
         combinations = [(partial(compose, words), words) for words in job_overrides]
-        sys.exit(local.run_all(self.task_function.stage, combinations))
+        sys.exit(options.run_all(self.task_function.stage, combinations, self.config.hydra.launcher))
+
+
+class SlurmLauncher(LocalLauncher):
+    """The same on a cluster; `hydra.launcher` tells them apart."""

@@ -1,0 +1,269 @@
+"""What is done, what somebody is at, and what is missing of a sweep; missing targets come before the runs that need them."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
+
+from lambda_hat import messages, pipeline, work
+from lambda_hat.errors import ConfigError, UserError
+from lambda_hat.hydra_glue import to_config
+
+
+class Item(NamedTuple):
+    """A target or a run of the sweep.
+
+    Attributes:
+        job: what is to be made.
+        words: the overrides that compose it.
+    """
+
+    job: pipeline.Job
+    words: tuple[str, ...]
+
+    @property
+    def name(self):
+        """What it is called in work/ and failures/."""
+        return self.job.paths.name(self.job.stage)
+
+    @property
+    def work(self):
+        """Where it is made."""
+        return self.job.paths.work(self.job.stage)
+
+    def target(self):
+        """The target of a run."""
+        job = self.job._replace(stage="target", config=replace(self.job.config, force=False))
+        return Item(job, self.words)
+
+
+class Plan(NamedTuple):
+    """A sweep taken apart; every combination is in one of the first four.
+
+    Attributes:
+        done, running, queued, missing: its combinations.
+        targets: what the missing runs need and nobody builds.
+        jobs: names of what is running or queued, and of targets being built → SLURM jobs (None: no job's).
+        ended: names of what is missing, and of targets → SLURM jobs that were to make it and are gone.
+        left: what is done and has a work directory all the same.
+    """
+
+    done: list[Item]
+    running: list[Item]
+    queued: list[Item]
+    missing: list[Item]
+    targets: list[Item]
+    jobs: dict[str, str | None]
+    ended: dict[str, str]
+    left: list[Item]
+
+    def line(self, verb):
+        """The plan in one line; `verb` says what happens to what is missing."""
+        stage = (self.done + self.running + self.queued + self.missing)[0].job.stage
+        counts = [_many(len(self.targets), "target")] if self.targets else []
+        counts += [_many(len(self.missing), "target" if stage == "target" else "run")]
+        parts = [f"{len(self.done)} done"]
+        parts += [
+            f"{len(found)} {word}" for word, found in (("running", self.running), ("queued", self.queued)) if found
+        ]
+        parts += [f"{len(self.missing)} {verb}" + (f" ({', '.join(counts)})" if self.missing else "")]
+        return f"{_many(sum(map(len, self[:4])), 'combination')}: {', '.join(parts)}"
+
+
+def checked(stage, combinations):
+    """Compose and check all combinations of a sweep; a combination that comes twice is one.
+
+    Arguments:
+        stage: `target` or `run`.
+        combinations: pairs of a function that composes the configuration and the command line's overrides.
+
+    Returns:
+        a list of `Item`.
+
+    Raises:
+        ConfigError: naming every combination that cannot be run.
+    """
+    if not combinations:
+        raise ConfigError("The sweep has no combination: a range(…) or glob(…) on the command line is empty.")
+    items, refused = {}, {}
+    for compose, overrides in combinations:
+        try:
+            config = to_config(compose())
+            if config.target is not None:
+                _refuse_restated(overrides)
+            job = pipeline.job(stage, config)
+            items.setdefault(job.directory, Item(job, tuple(overrides)))
+        except Exception as error:
+            if not (isinstance(error, UserError) or messages.is_of_composition(error)):
+                raise
+            for line in messages.of(error).splitlines():
+                refused.setdefault(line, []).append(" ".join(overrides))
+    if refused:  # what is wrong with every combination is said once
+        raise ConfigError(
+            "\n".join(
+                said
+                for line, names in refused.items()
+                for said in ([line] if len(names) == len(combinations) else [f"[{name}] {line}" for name in names])
+            )
+        )
+    return list(items.values())
+
+
+def _refuse_restated(overrides):
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0]
+        if key.split(".")[0].split("@")[0] in ("model", "data", "training", "seed"):
+            raise ConfigError(f"{key} cannot be set together with target=, which fixes it; leave one of the two out.")
+
+
+def make(items, alive: Callable):
+    """Look every item up.
+
+    Arguments:
+        items: what `checked` returned.
+        alive: from a set of user names, the ids of those users' SLURM jobs that will run or do, each with whether it
+            runs; called once, and only where a job could be at something.
+
+    Returns:
+        a `Plan`.
+    """
+    done, open_items, targets = [], [], {}
+    for item in items:
+        if pipeline.is_done(item.job):
+            done.append(item)
+            continue
+        open_items.append(item)
+        if item.job.stage == "run" and item.job.paths.target not in targets:
+            target = item.target()
+            targets[item.job.paths.target] = None if pipeline.is_done(target.job) else target
+    absent = [target for target in targets.values() if target is not None]
+    listed = _listed([*done, *open_items])
+    claims = _claims(open_items + absent, listed)
+    ids = {claim.slurm_job for claim in claims.values() if claim.slurm_job}
+    jobs = alive({claim.user for claim in claims.values() if claim.user}) if ids else {}
+
+    running, queued, missing, at, ended = [], [], [], {}, {}
+    for item in open_items:
+        state = _state(claims.get(item.work), jobs)
+        {"running": running, "queued": queued}.get(state, missing).append(item)
+    needed = {item.job.paths.target for item in missing}
+    missing_targets = []
+    for target in absent:
+        state = _state(claims.get(target.work), jobs)
+        # one that is built outside SLURM gets a job too, which waits for it and for which its runs can wait
+        if target.job.paths.target in needed and not (state and claims[target.work].slurm_job in jobs):
+            missing_targets.append(target)
+    for item in open_items + absent:
+        claim = claims.get(item.work)
+        if _state(claim, jobs):
+            at[item.name] = claim.slurm_job
+        elif claim and claim.slurm_job:
+            ended[item.name] = claim.slurm_job
+    left = [item for item in done if item.name in listed[item.work.parent]]
+    return Plan(done, running, queued, missing, missing_targets, at, ended, left)
+
+
+def tidy(found):
+    """Finish what processes left undone that died between publishing and letting go."""
+    for item in found.left:
+        pipeline.tidy(item.job)
+
+
+class _Claim(NamedTuple):
+    owned: bool
+    slurm_job: str | None
+    user: str | None
+
+
+def _listed(items):
+    """The names in each root's work/, by its path."""
+    found = {}
+    for parent in {item.work.parent for item in items}:
+        try:
+            found[parent] = set(os.listdir(parent))
+        except OSError:
+            found[parent] = set()
+    return found
+
+
+def _claims(items, listed):
+    """Who is or was at each item, from the work directories that exist."""
+    claims = {}
+    for item in items:
+        if item.name not in listed[item.work.parent]:
+            continue
+        owner, submission = work.read(item.work / "owner.json"), work.read(item.work / "submitted.json")
+        lives = bool(owner) and _lives(owner, item.work)
+        job = owner.get("slurm_job") if lives else submission.get("slurm_job")
+        claims[item.work] = _Claim(lives, job, submission.get("user"))
+    return claims
+
+
+def _lives(owner, directory):
+    alive = work.is_alive(owner)
+    if alive is not None:
+        return alive
+    try:
+        return time.time() - (directory / "progress.json").stat().st_mtime < work.DEAD_AFTER
+    except OSError:
+        return False
+
+
+def _state(claim, jobs):
+    if claim is None:
+        return None
+    if claim.owned or jobs.get(claim.slurm_job):
+        return "running"
+    return "queued" if claim.slurm_job in jobs else None
+
+
+class Task(NamedTuple):
+    """What one process makes, in this order.
+
+    Attributes:
+        items: the targets or runs.
+        needs: names of the targets that must be built before.
+    """
+
+    items: tuple[Item, ...]
+    needs: tuple[str, ...]
+
+
+def tasks(items, size, built_elsewhere):
+    """Runs in groups of at most `size`: those of one target together, and of these the ones that share programs.
+
+    Arguments:
+        items: runs; or targets, which need nothing.
+        size: most items of a task.
+        built_elsewhere: names of the targets that are not there yet.
+    """
+
+    def need(item):
+        return (
+            item.job.paths.target_id if item.job.stage == "run" and item.job.paths.target_id in built_elsewhere else ""
+        )
+
+    made, left = [], []
+    ordered = sorted(items, key=lambda item: (need(item), _shapes(item), item.name))
+    for _, found in groupby(ordered, need):
+        found = list(found)
+        full = len(found) - len(found) % size
+        made += [found[i : i + size] for i in range(0, full, size)]
+        rest = found[full:]
+        if len(left) + len(rest) > size:
+            made, left = [*made, left], []
+        left += rest
+    made += [left] if left else []
+    return [Task(tuple(group), tuple(sorted({need(item) for item in group} - {""}))) for group in made]
+
+
+def _shapes(item):
+    """Equal where two items compile to the same programs."""
+    config = item.job.config
+    return repr((config.model, config.data, replace(config.sampler, seed=0), config.posterior))
+
+
+def _many(count, word):
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
