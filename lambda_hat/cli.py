@@ -10,9 +10,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import hydra_glue, messages
 from lambda_hat.errors import ConfigError, Stopped, UserError
@@ -44,8 +42,8 @@ def main(stage):
     task.stage = stage
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, UserError, ValueError) as error:
-        if full_error or (type(error) is ValueError and not messages.is_null_group(error)):
+    except Exception as error:
+        if full_error or not (isinstance(error, UserError) or messages.is_of_composition(error)):
             raise
         sys.exit(messages.of(error))
     except (KeyboardInterrupt, Stopped) as stop:

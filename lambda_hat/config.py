@@ -351,6 +351,37 @@ class Resources:
     run: Request = setting("for a run; several in one job ask for the sum of their minutes")
 
 
+# --- logger: an experiment logger that is told how a run goes; never hashed -------------------------------------------
+
+
+@dataclass(frozen=True)
+class TensorBoard:
+    """Event files that TensorBoard shows."""
+
+    name: str = setting("the logger", choices=("tensorboard",))
+    directory: str = setting("where event files go, a directory for each run", nonempty=True)
+
+
+@dataclass(frozen=True)
+class WandB:
+    """Weights & Biases."""
+
+    name: str = setting("the logger", choices=("wandb",))
+    project: str = setting("the project that runs go to", nonempty=True)
+    entity: str | None = setting("the user or team; null = your own")
+    mode: str = setting("whether runs are sent, or kept for `wandb sync`", choices=("online", "offline", "disabled"))
+    directory: str = setting("where wandb keeps its files", nonempty=True)
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """MLflow's tracking."""
+
+    name: str = setting("the logger", choices=("mlflow",))
+    tracking_uri: str = setting("a server's address, or where a store of files or a database is", nonempty=True)
+    experiment: str = setting("the experiment that runs go to", nonempty=True)
+
+
 @dataclass(frozen=True)
 class Config:
     """One target and one sampler on it."""
@@ -367,6 +398,7 @@ class Config:
     store: Store = setting("where artifacts land")
     runtime: Runtime = setting("how the work is done")
     resources: Resources = setting("what a cluster is asked for")
+    logger: Any = setting("an experiment logger that is told how a run goes; null = none; never hashed")
 
 
 KINDS = {
@@ -381,8 +413,9 @@ KINDS = {
     "training": {"descent": Descent, "teacher": FromTeacher},
     "posterior": {"posterior": Posterior},
     "sampler": {"hmc": HMC, "mclmc": MCLMC, "sgld": SGLD, "laplace": Laplace},
+    "logger": {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow},
 }
-"""Which class a group's `kind` (sampler: `name`) stands for."""
+"""Which class a group's `kind` (sampler and logger: `name`) stands for."""
 
 HASHED = ("model", "data", "training", "posterior", "sampler")
 

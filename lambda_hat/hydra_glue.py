@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import messages, store
-from lambda_hat.config import HASHED, KINDS, Config, range_problems
+from lambda_hat.config import KINDS, Config, range_problems
 from lambda_hat.errors import ConfigError
 from lambda_hat.launch.options import Slurm
 
@@ -80,7 +80,7 @@ def group_from_plain(group, plain):
         ConfigError: for an unknown kind or key, a wrong type or a missing value.
     """
     kinds = KINDS[group]
-    kind = group if group in kinds else plain.get("name" if group == "sampler" else "kind")
+    kind = group if group in kinds else plain.get("name" if group in ("sampler", "logger") else "kind")
     if kind not in kinds:
         raise ConfigError(f"{group}: unknown kind {kind!r}; expected one of {', '.join(kinds)}.")
     try:
@@ -100,7 +100,7 @@ def config_from_plain(plain):
         if f.name not in plain:
             raise ConfigError(f"{f.name} is missing in the kept configuration: another version of lambda_hat wrote it.")
         value = plain[f.name]
-        if f.name in HASHED:
+        if f.name in KINDS and value is not None:
             value = group_from_plain(f.name, value)
         elif is_dataclass(f.type):
             try:

@@ -2,10 +2,13 @@
 
 import difflib
 import re
+import traceback
 from dataclasses import fields, is_dataclass
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from lambda_hat.errors import UserError
 
 _REWORDED = (  # Hydra's and OmegaConf's first lines, and what is said in their place
     (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"{key} must be a whole number; got \1."),
@@ -41,7 +44,7 @@ def of(error):
         return (
             f"{group}={option}: there is no such option; expected one of {', '.join(options)}.{_near(option, options)}"
         )
-    if not isinstance(error, (HydraException, OmegaConfBaseException, ValueError)):
+    if isinstance(error, UserError):
         return str(error)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     kind = getattr(cause, "object_type", None)
@@ -58,14 +61,18 @@ def unknown(key, siblings):
     return f"{key}: there is no such setting; expected one of {', '.join(siblings)}.{near}"
 
 
-def is_null_group(error):
-    """Whether Hydra has met `model=null`, of which it makes a bare ValueError."""
-    return str(error).startswith("Config group override must be")
+def is_of_composition(error):
+    """Whether Hydra or OmegaConf raised this, of whatever type: it is about the command line, or a file in conf/."""
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return module.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 def _reworded(error):
     key = getattr(error, "full_key", None)
-    text = (getattr(error, "msg", None) or str(error)).strip().splitlines()[0].strip()
+    text = (getattr(error, "msg", None) or str(error) or type(error).__name__).strip().splitlines()[0].strip()
     text = re.sub(r"^While dereferencing interpolation '.*': ", "", text)
     for pattern, words in _REWORDED:
         if match := re.fullmatch(pattern, text):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambda_hat import config as configs
-from lambda_hat import memory, provenance, store, work
+from lambda_hat import loggers, memory, provenance, store, work
 from lambda_hat.errors import BrokeDown, ConfigError, StoreError, of_disk
 from lambda_hat.hydra_glue import group_from_plain
 
@@ -41,12 +41,18 @@ class Job(NamedTuple):
         """The directory that exists if and only if the job is done."""
         return self.paths.target if self.stage == "target" else self.paths.run
 
+    @property
+    def settings(self):
+        """Everything that is hashed into the directory's path, as plain dictionaries."""
+        stages = ("target",) if self.stage == "target" else ("target", "run")
+        return store.plain({key: getattr(self.config, key) for stage in stages for key in store.STAGES[stage].keys})
+
 
 def job(stage, config):
     """The `Job` of a configuration; an existing target's own configuration takes the place of the composed one.
 
     Raises:
-        ConfigError: where the configuration cannot be run.
+        ConfigError: where the configuration cannot be run, or the package of the logger that was chosen is not installed.
         StoreError: where `target=` names no target.
     """
     root = Path(config.store.root)
@@ -61,6 +67,8 @@ def job(stage, config):
         groups = {group: group_from_plain(group, stored[group]) for group in ("model", "data", "training")}
         config = replace(config, **groups, seed=stored["seed"])
     configs.check(config)
+    if config.logger is not None:
+        loggers.check(config.logger)
     paths = store.Paths(root, config.target or _identifier(config, "target"), _identifier(config, "run"))
     derived = {"target_id": paths.target_id, "run_id": paths.run_id, "target_dir": paths.target, "run_dir": paths.run}
     for key, value in derived.items():
@@ -95,11 +103,14 @@ def make(job, log_path=None):
     try:
         with work.lease(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
             if lease is not None:
-                _STAGES[job.stage](job, lease)
+                from lambda_hat import progress
+
+                with progress.shown(job, lease):
+                    _STAGES[job.stage](job, lease)
     except Exception as error:
         mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage)
         with contextlib.suppress(OSError):  # where the disk is what failed
-            _record_failure(record, mended or error, log_path)
+            _record_failure(record, mended or error, log_path, job.settings)
         if mended is not None:
             raise mended from error
         raise
@@ -107,7 +118,7 @@ def make(job, log_path=None):
         left.unlink(missing_ok=True)
 
 
-def _record_failure(record, error, log_path):
+def _record_failure(record, error, log_path, settings):
     text = {
         "error": str(error),
         "kind": type(error).__name__,
@@ -115,6 +126,7 @@ def _record_failure(record, error, log_path):
         "log": log_path,
         "slurm_job": work.slurm_job(),
         "command": sys.argv,
+        "settings": settings,
         "created_at": store.now(),
     }
     record.parent.mkdir(exist_ok=True)
@@ -275,7 +287,7 @@ def _run(job, lease):
                 "walltime_sec": clock.total(),
                 "timings_sec": clock.laps | {"compile": clock.compile_seconds},
                 "created_at": store.now(),
-                "provenance": provenance.summary(),
+                "provenance": provenance.summary() | {"log": lease.log},
             }
             store.write_json(hidden / "analysis.json", summary)
             if config.force and store.is_done(paths.run):
@@ -355,13 +367,10 @@ class Clock:
 
 
 def _progress(config):
-    """A function that logs a line of progress; frequent ones only every 10 seconds."""
-    last = time.monotonic()
+    """A function that logs a line of progress, but for frequent ones: `lambda_hat.progress` shows how many draws there are."""
 
     def say(line, frequent=False):
-        nonlocal last
-        if config.runtime.progress and not (frequent and time.monotonic() - last < 10):
-            last = time.monotonic()
+        if config.runtime.progress and not frequent:
             log.info("  %s", line)
 
     return say

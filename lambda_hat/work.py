@@ -113,10 +113,12 @@ class Lease:
         directory: <root>/work/<name>.
         build: where to make what will be published; of this owner alone.
         checkpoint: where to keep what work goes on from; taken over by the next owner.
+        log: path of this attempt's log, or None.
+        watchers: called with all that is known of the progress, in the reporting thread, at each report.
     """
 
     def __init__(self, directory, token, log):
-        self.directory, self._token = directory, token
+        self.directory, self._token, self.log, self.watchers = directory, token, log, []
         self.build = directory / f"build.{token}"
         self.checkpoint = directory / "checkpoint"
         self._progress = {"beat": 0, "began": store.now(), "log": log}
@@ -128,8 +130,11 @@ class Lease:
         now = progress.pop("now", False)
         with self._lock:
             self._progress |= progress
+            known = dict(self._progress)
         if now:
             self._beat()
+        for watcher in self.watchers:
+            watcher(known)
 
     def is_held(self):
         """Whether nobody has taken this owner for dead."""

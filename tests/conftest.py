@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,24 @@ def command(tmp_path, monkeypatch):
 
     yield ran
     root.handlers[:], root.level = kept
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """`tool(name, *argv)`: a script of bin/ that makes no run, in this process and in `tmp_path`."""
+
+    def ran(name, *argv):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "bin" / f"{name}.py"), run_name="__main__")
+        code = stop.value.code
+        if isinstance(code, str):
+            print(code, file=err)
+        return Outcome(1 if isinstance(code, str) else code or 0, out.getvalue(), err.getvalue())
+
+    return ran
 
 
 @pytest.fixture(scope="session")

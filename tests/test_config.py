@@ -10,7 +10,7 @@ from lambda_hat import config as configs
 from lambda_hat.errors import ConfigError
 from lambda_hat.launch import options
 
-GROUPS = ("model", "data", "training", "posterior", "sampler")
+GROUPS = ("model", "data", "training", "posterior", "sampler", "logger")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
 CLASSES = [cls for kinds in configs.KINDS.values() for cls in kinds.values()]
 

@@ -26,7 +26,7 @@ def write_all(directory, tree, summary):
     save(directory / "trace.png", _trace, llc, tree["sample_stats"]["distance2"].values, summary)
     save(directory / "rank.png", _rank, llc, summary)
     save(directory / "running_llc.png", _running, llc, work, summary)
-    if "energy" in tree["sample_stats"]:
+    if "energy" in tree["sample_stats"] and llc.shape[1] > 1:
         save(directory / "energy.png", _energy, tree["sample_stats"]["energy"].values, summary)
 
 
@@ -119,10 +119,11 @@ def _running(llc, work, summary):
         axis.axhline(truth["lambda"], color="crimson", lw=1.2, ls="--", label=f"λ = {truth['lambda']:.4g} (n → ∞)")
         lines.append(truth["lambda"])
     late = slice(len(count) // 10, None)
-    if np.all(np.isfinite(mean)):
-        bands = np.concatenate(
-            [(mean - 2 * error)[late], (mean + 2 * error)[late], (np.cumsum(llc, 1) / count)[:, late].ravel(), lines]
-        )
+    bands = np.concatenate(
+        [(mean - 2 * error)[late], (mean + 2 * error)[late], (np.cumsum(llc, 1) / count)[:, late].ravel(), lines]
+    )
+    bands = bands[np.isfinite(bands)]
+    if bands.size:
         margin = 0.08 * (np.ptp(bands) or 1)
         axis.set_ylim(bands.min() - margin, bands.max() + margin)
     axis.set_xlabel("full-data gradient evaluations, all chains, warm-up included")

@@ -7,9 +7,6 @@ from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from lambda_hat import messages, pipeline, work
 from lambda_hat.errors import ConfigError, UserError
 from lambda_hat.hydra_glue import to_config
@@ -98,7 +95,9 @@ def checked(stage, combinations):
                 _refuse_restated(overrides)
             job = pipeline.job(stage, config)
             items.setdefault(job.directory, Item(job, tuple(overrides)))
-        except (UserError, HydraException, OmegaConfBaseException) as error:
+        except Exception as error:
+            if not (isinstance(error, UserError) or messages.is_of_composition(error)):
+                raise
             for line in messages.of(error).splitlines():
                 refused.setdefault(line, []).append(" ".join(overrides))
     if refused:  # what is wrong with every combination is said once

@@ -1,0 +1,149 @@
+"""Figures as SVG text: axes with round ticks, lines, points, bars. Colours are CSS classes, so that a page may be light or dark."""
+
+import math
+from html import escape
+
+WIDTH = 400
+"""Units that every figure is wide, narrow enough for its text to be read on a telephone."""
+
+RIGHT, TOP, BOTTOM = 10, 8, 36
+
+
+class Axis:
+    """One axis: from values to units, and its ticks.
+
+    Arguments:
+        low, high: values at its ends.
+        length: units.
+        log: whether values are spaced by their logarithm; they must then be positive.
+    """
+
+    def __init__(self, low, high, length, log=False):
+        self.log, self.length = log, length
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        if not high - low > 1e-9 * max(abs(low), abs(high)):
+            low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+        self.low, self.high = low, high
+
+    def __call__(self, value):
+        value = math.log10(value) if self.log else value
+        return self.length * (value - self.low) / (self.high - self.low)
+
+    def ticks(self, most=6):
+        """Round values on the axis."""
+        return self._decades(most) if self.log else self._steps(most)
+
+    def _steps(self, most):
+        raw = (self.high - self.low) / most
+        base = 10.0 ** math.floor(math.log10(raw))
+        step = next(base * m for m in (1, 2, 5, 10) if base * m >= raw)
+        first = math.ceil(self.low / step - 1e-9)
+        return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+    def _decades(self, most):
+        inside = lambda v: self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        for factors in ((1, 2, 5), (1, 3), (1,)):
+            found = [f * 10.0**d for d in decades for f in factors if inside(f * 10.0**d)]
+            if len(found) <= most:
+                return found
+        return found[:: math.ceil(len(found) / most)]
+
+
+def words(value):
+    """A tick's value in few letters: 0.02, 350, 20k, 1.5M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (size > 1e3 and abs(value) >= size):
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+class Plot:
+    """A figure under construction.
+
+    Arguments:
+        x, y: pairs (low, high).
+        xlabel, ylabel: what the axes are.
+        height: units of the whole figure.
+        left: units left of the axes, for ticks or names.
+        xlog: whether x is logarithmic.
+        names: in place of y's ticks: pairs (value, words).
+    """
+
+    def __init__(self, x, y, *, xlabel, ylabel="", height=230, left=50, xlog=False, names=None):
+        self._width, self._height = WIDTH - left - RIGHT, height - TOP - BOTTOM
+        self._left, self._labels, self._names = left, (xlabel, ylabel), names
+        self.x, self.y = Axis(*x, self._width, xlog), Axis(*y, self._height)
+        self._marks = []
+
+    def _at(self, x, y):
+        return f"{self.x(x):.1f},{self._height - self.y(y):.1f}"
+
+    def line(self, xs, ys, css, title=""):
+        """A line through points."""
+        points = " ".join(self._at(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y))
+        self._marks.append(f'<polyline class="line {css}" points="{points}">{_title(title)}</polyline>')
+
+    def across(self, value, css, title=""):
+        """A horizontal line at a value of y."""
+        y = f"{self._height - self.y(value):.1f}"
+        self._marks.append(f'<line class="{css}" x1="0" x2="{self._width}" y1="{y}" y2="{y}">{_title(title)}</line>')
+
+    def down(self, value, css, title=""):
+        """A vertical line at a value of x."""
+        x = f"{self.x(value):.1f}"
+        self._marks.append(f'<line class="{css}" x1="{x}" x2="{x}" y1="0" y2="{self._height}">{_title(title)}</line>')
+
+    def interval(self, low, high, y, css, title=""):
+        """A bar along x."""
+        a, b = f"{self.x(low):.1f}", f"{self.x(high):.1f}"
+        at = f"{self._height - self.y(y):.1f}"
+        self._marks.append(f'<line class="bar {css}" x1="{a}" x2="{b}" y1="{at}" y2="{at}">{_title(title)}</line>')
+
+    def point(self, x, y, css, title=""):
+        """A dot."""
+        a, b = self._at(x, y).split(",")
+        self._marks.append(f'<circle class="dot {css}" cx="{a}" cy="{b}" r="3.2">{_title(title)}</circle>')
+
+    def box(self, x0, x1, y0, y1, css):
+        """A filled rectangle."""
+        left, top = self.x(x0), self._height - self.y(y1)
+        self._marks.append(
+            f'<rect class="fill {css}" x="{left:.1f}" y="{top:.1f}" width="{max(0.5, self.x(x1) - left - 0.6):.1f}" '
+            f'height="{max(0.0, self.y(y1) - self.y(y0)):.1f}"/>'
+        )
+
+    def svg(self, label):
+        """The figure; `label` is what is read aloud in its place."""
+        height = self._height + TOP + BOTTOM
+        parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label, True)}">']
+        bottom = TOP + self._height
+        for value in self.x.ticks():
+            x = self._left + self.x(value)
+            parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 13}" text-anchor="middle">{words(value)}</text>')
+        for value, name in self._names or [(value, words(value)) for value in self.y.ticks(5)]:
+            y = bottom - self.y(value)
+            if self._names is None:
+                parts.append(
+                    f'<line class="grid" x1="{self._left}" x2="{self._left + self._width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                )
+            parts.append(f'<text x="{self._left - 5}" y="{y + 3.5:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<svg x="{self._left}" y="{TOP}" width="{self._width}" height="{self._height}">{"".join(self._marks)}</svg>'
+        )
+        parts.append(f'<path class="axis" d="M{self._left} {TOP}V{bottom}H{self._left + self._width}"/>')
+        xlabel, ylabel = self._labels
+        middle = self._left + self._width / 2
+        parts.append(
+            f'<text class="label" x="{middle:.0f}" y="{height - 5}" text-anchor="middle">{escape(xlabel)}</text>'
+        )
+        if ylabel:
+            turned = f'x="11" y="{TOP + self._height / 2:.0f}" transform="rotate(-90 11 {TOP + self._height / 2:.0f})"'
+            parts.append(f'<text class="label" {turned} text-anchor="middle">{escape(ylabel)}</text>')
+        return "".join([*parts, "</svg>"])
+
+
+def _title(text):
+    return f"<title>{escape(text)}</title>" if text else ""

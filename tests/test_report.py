@@ -1,0 +1,262 @@
+"""The report: what it says, that it needs nothing else, and how it looks in a browser at three widths."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import h5py
+import numpy as np
+import pytest
+from benchmarks.study import copy
+from test_cli import run_of
+
+from lambda_hat import store, work
+from lambda_hat.study import draws, svg, tell
+from lambda_hat.study import rows as looking
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """Tags that are left open, links, ids, and words outside of styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.ids, self.words, self.tags = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.links += [attributes[key] for key in ("href", "src") if key in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+@pytest.fixture
+def study(tiny, tmp_path):
+    """The tiny store with three seeds, one of them bad, a failed run and a damaged trace; returns the runs by what they are."""
+    run = run_of(tiny, "hmc")
+    made = {"ok": run, "bad": copy(run, 1), "damaged": copy(run, 2)}
+    for name in ("ok", "bad"):
+        path = made[name] / "analysis.json"
+        reasons = ["its <chains> disagree & more"] if name == "bad" else []
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": name, "status_reasons": reasons}))
+        store.seal(made[name])
+    trace = made["damaged"] / "trace.nc"
+    data = trace.read_bytes()
+    trace.unlink()  # a link to the original's
+    trace.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (tmp_path / "runs" / "failures").mkdir()
+    record = {"error": "no luck", "kind": "UserError", "log": "l.txt", "command": ["sample.py"]}
+    work.write(tmp_path / "runs" / "failures" / f"{tiny.name}.run_sgld_aaaaaaaa.json", record)
+    return made
+
+
+def test_it_says_what_is_bad_first_and_links_to_every_directory(study, tiny, tool, tmp_path):
+    outcome = tool("report", "-o", "out/study.html")
+    assert outcome.code == 0 and outcome.out.startswith("out/study.html: ")
+    page = Page((tmp_path / "out" / "study.html").read_text())
+    assert page.open == []
+    text = " ".join(" ".join(page.words).split())
+    assert text.index("its <chains> disagree & more") < text.index("At a glance")
+    assert text.index("UserError: no luck") < text.index("At a glance")
+    assert text.index("trace.nc is damaged") < text.index("At a glance")
+    for run in study.values():
+        assert os.path.relpath(run, tmp_path / "out") in page.links
+    for link in page.links:
+        assert (tmp_path / "out" / link).exists() if not link.startswith("#") else link[1:] in page.ids
+    analysis = store.read_json(study["ok"] / "analysis.json")
+    assert tell.estimate(analysis["llc_mean"], analysis["llc_mcse"]) in text
+    assert tell.interval(*analysis["llc_interval95"]) in text
+    assert analysis["provenance"]["code_sha"] in text and "sampler.warmup" in text
+
+
+def test_it_needs_nothing_from_anywhere(study, tool, tmp_path):
+    assert tool("report").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    page = Page(text)
+    assert not re.search(r"https?://", text) and "script" not in page.tags and "link" not in page.tags
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_a_sweep_says_what_is_missing(tiny, tool, tmp_path):
+    words = ("model=quadratic", "model.dim=2", "data.n_data=60", "sampler=sgld")
+    assert tool("report", "-m", *words).code == 0
+    text = " ".join(Page((tmp_path / "runs" / "report.html").read_text()).words)
+    assert "1 missing" in text and "not begun" in text
+
+
+def test_many_runs_are_drawn_close_together(tiny, tool, tmp_path):
+    run = run_of(tiny, "hmc")
+    for seed in range(1, 61):
+        copy(run, seed)
+    assert tool("report").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    heights = [int(found) for found in re.findall(r'viewBox="0 0 400 (\d+)"', text)]
+    assert max(heights) < 800 and text.count('class="bar s0') == 61
+
+
+def test_nothing_bad_is_said_too(tiny, tool, tmp_path):
+    for sampler in ("hmc", "mclmc"):
+        path = run_of(tiny, sampler) / "analysis.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "ok", "status_reasons": []}))
+        store.seal(path.parent)
+    assert tool("report").code == 0
+    assert "Nothing is bad, missing or doubtful." in (tmp_path / "runs" / "report.html").read_text()
+
+
+def test_a_laplace_run_has_no_chains_and_a_broken_one_no_estimate(tiny, script, tool, tmp_path):
+    assert script("sample", "model=quadratic", "model.dim=2", "data.n_data=60", "sampler=laplace").code == 0
+    path = run_of(tiny, "hmc") / "analysis.json"
+    broken = {
+        "llc_mean": None,
+        "llc_mcse": None,
+        "llc_interval95": [None, None],
+        "ess": None,
+        "rhat": None,
+        "status": "bad",
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | broken))
+    store.seal(path.parent)
+    assert tool("report").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    assert "± ?" in text and not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+MEASURE = """<script>
+addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("body *")].filter(e => {
+    if (e.closest(".wide") || e.closest("svg")) return false;
+    return e.getBoundingClientRect().right > innerWidth + 0.5;
+  }).map(e => e.tagName + " " + e.textContent.slice(0, 40));
+  const letters = [...document.querySelectorAll("svg.plot text:not([transform])")].map(e => e.getBoundingClientRect().height);
+  const outside = [...document.querySelectorAll("svg.plot")].flatMap(s => {
+    const box = s.getBoundingClientRect();
+    return [...s.querySelectorAll(":scope > text")].filter(t => {
+      const b = t.getBoundingClientRect();
+      return b.left < box.left - 1 || b.right > box.right + 1 || b.bottom > box.bottom + 1;
+    }).map(t => t.textContent);
+  });
+  document.title = JSON.stringify({
+    width: innerWidth, scroll: document.documentElement.scrollWidth, wide, outside,
+    smallest: Math.min(...letters), figures: document.querySelectorAll("svg.plot").length,
+    ground: getComputedStyle(document.body).backgroundColor,
+  });
+});
+</script>"""
+
+
+def measured(page, tmp_path, width, dark=False):
+    """What a browser of this width finds of a page."""
+    probe = page.with_name("probe.html")
+    frame = page.with_name("frame.html")
+    probe.write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
+    frame.write_text(  # a window is at least 500 wide; a frame may be narrower
+        f'<iframe src="probe.html" style="border:0;width:{width}px;height:4000px"></iframe><pre></pre><script>'
+        'addEventListener("load", () => setTimeout(() => {'
+        'document.querySelector("pre").textContent = document.querySelector("iframe").contentDocument.title}, 300))</script>'
+    )
+    options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    options += (
+        "--disable-component-update --disable-sync --allow-file-access-from-files --virtual-time-budget=5000 --dump-dom"
+    )
+    look = [f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    argv = [
+        BROWSER,
+        *options.split(),
+        *look,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width + 60},900",
+    ]
+    outcome = subprocess.run([*argv, frame.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r"<pre>(\{.*?\})</pre>", outcome.stdout)
+    assert found, outcome.stdout[-500:] + outcome.stderr[-500:]
+    return json.loads(found[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_a_browser_of_any_width_shows_all_of_it(study, tool, tmp_path, width):
+    assert tool("report").code == 0
+    found = measured(tmp_path / "runs" / "report.html", tmp_path, width)
+    assert found["width"] == width and found["scroll"] == width and found["wide"] == [] and found["outside"] == []
+    assert found["figures"] >= 5 and found["smallest"] >= 9
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_it_is_dark_where_the_browser_is(study, tool, tmp_path):
+    assert tool("report").code == 0
+    page = tmp_path / "runs" / "report.html"
+    light, dark = (measured(page, tmp_path, 768, dark)["ground"] for dark in (False, True))
+    assert light == "rgb(255, 255, 255)" and max(map(int, re.findall(r"\d+", dark)[:3])) < 40
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (-3.2, 8), (59.1, 62.3), (1e5, 1.2e5), (0.0011, 0.0019), (2, 2)])
+def test_ticks_are_round_few_and_inside(low, high):
+    axis = svg.Axis(low, high, 300)
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 8 and all(axis.low <= tick <= axis.high for tick in ticks)
+    steps = np.diff(ticks)
+    assert np.allclose(steps, steps[0]) and f"{steps[0]:.0e}"[0] in "125"
+    assert [axis(axis.low), axis(axis.high)] == pytest.approx([0, 300])
+
+
+def test_a_logarithmic_axis():
+    axis = svg.Axis(10, 1e4, 300, log=True)
+    assert axis(100) == pytest.approx(100) and axis(1000) == pytest.approx(200)
+    assert set(axis.ticks()) >= {10, 100, 1000, 10_000}
+    assert svg.Axis(500, 900, 300, log=True).ticks() == [500]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.02, "0.02"), (350, "350"), (20_000, "20k"), (1.5e6, "1.5M"), (-30_000, "-30k")]
+)
+def test_ticks_in_words(value, text):
+    assert svg.words(value) == text
+
+
+def test_running_means_and_ranks_of_known_chains():
+    rng = np.random.default_rng(0)
+    llc = rng.normal(size=(4, 1000))
+    made = draws.Draws(llc, np.arange(1000.0), np.arange(1000.0))
+    at, mean = draws.running(made)
+    assert at[0] == 0 and at[-1] == 999 and len(at) <= draws.POINTS
+    np.testing.assert_allclose(mean, [llc[:, : i + 1].mean() for i in at])
+    shares = draws.ranks(made)
+    assert (
+        shares.shape == (4, 20)
+        and shares.mean() == pytest.approx(1)
+        and shares.sum(0) == pytest.approx(np.full(20, 4.0))
+    )
+    apart = draws.ranks(made._replace(llc=llc + 10 * np.arange(4)[:, None]))
+    assert np.all(apart[0, :5] == 4) and np.all(apart[0, 5:] == 0) and np.all(apart[3, 15:] == 4)
+
+
+def test_draws_are_those_of_the_trace(tiny, tmp_path):
+    for row in looking.scan(tmp_path / "runs"):
+        found = draws.read(row)
+        with h5py.File(row.directory / "trace.nc") as file:
+            np.testing.assert_array_equal(found.llc, file["posterior/llc"][()])
+        assert found.llc.mean() == pytest.approx(row.result["llc_mean"])
+        assert found.gradients[-1] == pytest.approx(row.result["total_fges"])

@@ -1,0 +1,619 @@
+"""What is under a root, as status and results tell it: every state, every filter, no number that is not in a whole file."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from benchmarks.study import copy
+from conftest import ROOT, TINY
+from test_cli import files, run_of
+
+import lambda_hat.results
+from lambda_hat import store, work
+from lambda_hat.errors import StoreError
+from lambda_hat.study import rows as looking
+from lambda_hat.study import stop, tell
+
+GONE = {"host": "here", "machine": work._machine(), "pid": 1, "started": -1}
+"""An owner on this machine that is dead."""
+
+ELSEWHERE = {"host": "node7", "machine": "another", "pid": 4242, "started": 1}
+
+
+def begun(root, name, **parts):
+    """A work directory as a run under way leaves it: the given files, by name without .json."""
+    directory = root / "work" / name
+    directory.mkdir(parents=True)
+    for part, values in parts.items():
+        work.write(directory / f"{part}.json", values)
+    return directory
+
+
+@pytest.fixture
+def unfinished(tiny, tmp_path):
+    """Beside the two runs of the tiny store: one running, one failed, one stale, each named by `names`."""
+    root = tmp_path / "runs"
+    names = {
+        state: f"{tiny.name}.run_hmc_{digit * 8}"
+        for digit, state in zip("abc", ("running", "failed", "stale"), strict=True)
+    }
+    progress = {
+        "beat": 3,
+        "phase": "sample",
+        "draw": 250,
+        "draws": 1000,
+        "llc": 1.25,
+        "mcse": 0.03,
+        "ess": 300.2,
+        "rhat": 1.004,
+    }
+    begun(root, names["running"], owner=work.this_process() | {"token": "t", "slurm_job": None}, progress=progress)
+    begun(root, names["stale"], owner=GONE | {"token": "t"})
+    (root / "work" / names["stale"] / "checkpoint").mkdir()
+    (root / "work" / names["stale"] / "checkpoint" / "state.npz").write_bytes(b"x" * 5000)
+    (root / "failures").mkdir()
+    record = {
+        "error": "no luck\nat all",
+        "kind": "UserError",
+        "log": "runs/logs/a/0/log.txt",
+        "command": ["bin/sample.py", "-m", "seed=1,2"],
+    }
+    work.write(root / "failures" / f"{names['failed']}.json", record)
+    return names
+
+
+def by_name(root):
+    return {row.name: row for row in looking.scan(root)}
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_state_is_told_from_the_files(unfinished, tiny, tmp_path):
+    rows = by_name(tmp_path / "runs")
+    assert {rows[name].state: name for name in unfinished.values()} == unfinished
+    done = [row for row in rows.values() if row.state == "done"]
+    assert {row.sampler for row in done} == {"hmc", "mclmc"} and len(rows) == 5
+    for row in done:
+        analysis = store.read_json(row.directory / "analysis.json")
+        assert (row.result, row.verdict) == (analysis, analysis["status"])
+        assert row.settings["model.dim"] == 2 and row.settings["sampler.draws"] == 8
+    assert "sample 250/1000 draws (25 %)" in rows[unfinished["running"]].notes[0]
+    assert rows[unfinished["failed"]].notes == [
+        "UserError: no luck; log: runs/logs/a/0/log.txt; again: python bin/sample.py -m seed=1,2"
+    ]
+    assert "goes on from its checkpoint" in rows[unfinished["stale"]].notes[0]
+    assert all(rows[name].settings["model.dim"] == 2 for name in unfinished.values())
+
+
+def test_what_is_published_is_done_whatever_else_is_there(unfinished, tiny, tmp_path):
+    (tmp_path / "runs" / "failures" / f"{tiny.name}.{run_of(tiny, 'hmc').name}.json").write_text('{"error": "old"}')
+    begun(tmp_path / "runs", f"{tiny.name}.{run_of(tiny, 'mclmc').name}", owner=GONE)
+    begun(tmp_path / "runs", tiny.name, owner=GONE)
+    states = [row.state for row in looking.scan(tmp_path / "runs") if row.name not in unfinished.values()]
+    assert states == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("age", "queued", "state"),
+    [(5, "", "running"), (500, "", "stale"), (500, "77_3|RUNNING", "running"), (500, "78|RUNNING", "stale")],
+)
+def test_an_owner_elsewhere_lives_while_its_heart_beats_or_slurm_says_so(
+    tiny, tmp_path, monkeypatch, age, queued, state
+):
+    directory = begun(
+        tmp_path / "runs",
+        f"{tiny.name}.run_hmc_aaaaaaaa",
+        owner=ELSEWHERE | {"slurm_job": "77_3"},
+        submitted={"slurm_job": "77_3"},
+        progress={"beat": 1},
+    )
+    os.utime(directory / "progress.json", (time.time() - age,) * 2)
+    fake_squeue(tmp_path, monkeypatch, queued)
+    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
+    assert row.state == state
+
+
+def fake_squeue(tmp_path, monkeypatch, says, code=0, err=""):
+    """A squeue that answers so and counts how often it is asked."""
+    path = tmp_path / "bin" / "squeue"
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\necho '{says}'\necho '{err}' >&2\nexit {code}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def test_slurm_is_asked_once_for_all_jobs(tiny, tmp_path, monkeypatch):
+    fake_squeue(tmp_path, monkeypatch, "9_1|PENDING\n9_2|RUNNING")
+    for number in range(1, 4):
+        begun(tmp_path / "runs", f"{tiny.name}.run_hmc_{str(number) * 8}", submitted={"slurm_job": f"9_{number}"})
+    rows = {row.run_id: row for row in looking.scan(tmp_path / "runs") if row.state != "done"}
+    assert [rows[f"run_hmc_{digit * 8}"].state for digit in "123"] == ["queued", "queued", "stale"]
+    assert rows["run_hmc_11111111"].notes == ["SLURM job 9_1: pending"]
+    assert "SLURM job 9_3 is gone" in rows["run_hmc_33333333"].notes[0]
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert "--jobs=9" in asked.split()
+
+
+@pytest.mark.parametrize(
+    ("code", "err", "state"),
+    [(1, "slurm_load_jobs error: Invalid job id specified", "stale"), (1, "Unable to contact slurm", "queued")],
+)
+def test_a_squeue_that_knows_no_such_job_is_told_from_one_that_does_not_answer(
+    tiny, tmp_path, monkeypatch, code, err, state
+):
+    fake_squeue(tmp_path, monkeypatch, "", code, err)
+    begun(tmp_path / "runs", f"{tiny.name}.run_hmc_aaaaaaaa", submitted={"slurm_job": "9"})
+    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
+    assert row.state == state
+
+
+def _edit(path):
+    path.write_text(path.read_text().replace('"llc_mean": ', '"llc_mean": 1'))
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize("damage", [_edit, _truncate, lambda path: path.unlink(), lambda path: path.write_text("[]")])
+def test_a_damaged_result_is_shown_as_damaged_and_without_a_number(tiny, tool, tmp_path, damage):
+    path = run_of(tiny, "hmc") / "analysis.json"
+    value = json.loads(path.read_text())["llc_mean"]
+    damage(path)
+    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.sampler == "hmc")
+    assert row.state == "damaged" and row.result == {} and "analysis.json" in row.notes[0]
+    for name in ("status", "results"):
+        outcome = tool(name)
+        assert "damaged" in outcome.out and f"{value:.3f}" not in outcome.out
+    assert lambda_hat.results.load(tmp_path / "runs", sampler="hmc")["llc_mean"].isna().all()
+
+
+def test_a_run_under_another_name_is_damaged(tiny, tmp_path):
+    run_of(tiny, "hmc").rename(tiny / "run_hmc_00000000")
+    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.sampler == "hmc")
+    assert row.state == "damaged" and "was renamed" in row.notes[0]
+
+
+def test_what_is_moved_away_while_one_looks_is_not_there(tiny, tmp_path, monkeypatch):
+    run, read = run_of(tiny, "hmc"), looking._read
+
+    def removing(place):
+        if place[1] == "analysis.json" and run.exists():
+            shutil.rmtree(run)
+        return read(place)
+
+    monkeypatch.setattr(looking, "_read", removing)
+    assert [(row.sampler, row.state) for row in looking.scan(tmp_path / "runs")] == [("mclmc", "done")]
+
+
+def test_a_damaged_target_is_named_beside_its_runs(tiny, tmp_path):
+    _truncate(tiny / "meta.json")
+    states = [(row.stage, row.state) for row in looking.scan(tmp_path / "runs")]
+    assert states == [("target", "damaged"), ("run", "done"), ("run", "done")]
+    assert all("its target is damaged" in row.notes for row in looking.scan(tmp_path / "runs") if row.stage == "run")
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_status_tells_shared_settings_once_and_what_differs_by_row(unfinished, tiny, tool):
+    copy(run_of(tiny, "hmc"), 7)
+    outcome = tool("status")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("runs: 3 done (") and "1 running, 1 failed, 1 stale" in lines[0]
+    assert outcome.out.count("n_data=60") == 1 and outcome.out.count("warmup=2") == 1
+    header = next(line for line in lines if line.startswith("status"))
+    assert "sampler.seed" in header and "sampler.draws" not in header
+    (running,) = (line for line in lines if line.startswith("running"))
+    assert "1.250 ± 0.030" in running and "300" in running and "25 %" in running
+    analysis = store.read_json(run_of(tiny, "mclmc") / "analysis.json")
+    (mclmc,) = (line for line in lines if " mclmc " in line and "run_mclmc_" in line)
+    assert tell.estimate(analysis["llc_mean"], analysis["llc_mcse"]) in mclmc
+    assert analysis["status_reasons"][0] in mclmc and mclmc.startswith(analysis["status"])
+    assert not any("\x1b" in line or "─" in line for line in lines)
+
+
+def test_json_has_what_the_table_has(unfinished, tool):
+    found = json.loads(tool("status", "--json").out)
+    assert [row["status"] for row in found].count("done") == 2
+    (running,) = (row for row in found if row["status"] == "running")
+    assert (running["work"]["draw"], running["work"]["llc"]) == (250, 1.25)
+    assert all(row["llc_interval95"][0] < row["llc_mean"] for row in found if row["status"] == "done")
+
+
+FILTERS = [
+    ("sampler=hmc", 4),
+    ("sampler=mclmc", 1),
+    ("status=done", 2),
+    ("status=running,failed", 2),
+    ("status=ok,warn,bad", 2),
+    ("n_data=60", 5),
+    ("data.n_data=61", 0),
+    ("model.dim=2.0", 5),
+    ("run=run_mclmc", 1),
+    ("model=quadratic", 5),
+    ("sampler.save_params=false", 2),
+    ("sampler.metric=identity", 2),
+]
+
+
+@pytest.mark.parametrize(("given", "count"), FILTERS)
+def test_filters_take_settings_and_states(unfinished, tool, given, count):
+    assert len(json.loads(tool("status", given, "--json").out)) == count
+
+
+def test_filters_are_all_to_be_met_and_a_target_may_be_named_by_its_beginning(unfinished, tiny, tool):
+    found = json.loads(tool("status", f"target={tiny.name[:9]}", "status=done", "sampler=hmc", "--json").out)
+    assert [row["run_id"] for row in found] == [run_of(tiny, "hmc").name]
+
+
+REFUSED = [
+    (("status", "sampler.drows=3"), "sampler.drows: no run here has such a setting"),
+    (("status", "seeds=3"), "Did you mean"),
+    (("status", "dtype=float32"), "dtype may mean sampler.dtype or training.dtype"),
+    (("status", "status=finished"), "status=finished: there is no such status"),
+    (("status", "nowhere"), "nowhere: there is no such directory"),
+    (("status", "a", "b"), "a and b: one root at a time"),
+    (("status", "--explain", "run_x"), "run_x: there is no such target or run"),
+    (("status", "-m", "modl=small"), "modl: there is no such setting"),
+    (("status", "-m", "model.depth=-1"), "model.depth must be ≥ 1"),
+    (("results", "groupby=smapler"), "Did you mean sampler?"),
+    (("results", "-o", "x.xls"), "ends in .csv, .json, .parquet; got .xls"),
+    (("results", "-o", "/dev/null/x.csv"), "cannot be written"),
+    (("store", "rm"), "rm needs a filter"),
+    (("store", "reindex", "sampler=hmc"), "reindex takes no filter"),
+    (("store", "restore", "runs"), "give a directory of <root>/trash/"),
+    (("promote", "single", "--to", "runs", "--allow-bad"), "runs is there, and was not made by lambda-hat-promote"),
+    (
+        ("promote", "single", "--to", "x", "--figure", "nope", "--allow-bad"),
+        "nope: none of these runs has such a figure",
+    ),
+    (("promote", "single", "--to", "x", "sampler=sgld"), "nothing to promote"),
+    (("report", "sampler=sgld"), "nothing to report"),
+]
+
+
+@pytest.mark.parametrize(("argv", "sentence"), REFUSED)
+def test_a_wrong_command_line_ends_in_one_sentence_and_changes_nothing(tiny, tool, tmp_path, argv, sentence):
+    before = files(tmp_path)
+    outcome = tool(*argv)
+    assert outcome.code == 1 and sentence in outcome.err
+    assert outcome.out == "" and outcome.err.count("\n") == 1 and outcome.err[-2] in ".?"
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "argv", [("status", "--nope"), ("store",), ("store", "burn"), ("promote", "single"), ("status", "--diff", "a")]
+)
+def test_what_argparse_refuses_exits_with_2(tiny, tool, argv):
+    assert tool(*argv).code == 2
+
+
+COMPLETED = [
+    ("status", "targ", {"target=", "target_seed="}),
+    ("status", "sampler=", {"sampler=hmc", "sampler=mclmc"}),
+    ("status", "status=d", {"status=done", "status=damaged"}),
+    ("results", "sampler.dr", {"sampler.draws="}),
+    ("results", "data.n_data=", {"data.n_data=60"}),
+    ("status", "--pr", {"--prune"}),
+    ("store", "re", {"reindex", "restore"}),
+    ("promote", "g", {"gallery"}),
+    ("status", "nothing=", set()),
+]
+
+
+@pytest.mark.parametrize(("name", "word", "choices"), COMPLETED)
+def test_tab_completes_options_filters_and_their_values(tiny, tool, monkeypatch, name, word, choices):
+    """As Hydra's hook in the shell asks."""
+    line = f"python bin/{name}.py {word}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    outcome = tool(name, "-sc", "query=bash")
+    assert outcome.code == 0 and set(outcome.out.split()) == choices
+
+
+@pytest.mark.parametrize("name", ["status", "results", "report", "store", "promote"])
+def test_help_and_an_empty_root(tool, tmp_path, name):
+    outcome = tool(name, "--help")
+    assert outcome.code == 0 and f"python bin/{name}.py" in outcome.out
+    (tmp_path / "runs").mkdir()
+    action = {"store": ["du"], "promote": ["single", "--to", "x"]}.get(name, [])
+    assert tool(name, *action).code == (1 if name in ("report", "promote") else 0)
+
+
+def test_a_sweep_shows_what_is_missing(tiny, tool):
+    words = ("-m", *TINY, "sampler=hmc,mclmc,sgld", "sampler.seed=0,1")
+    found = json.loads(tool("status", "--json", *words).out)
+    states = {(row["settings"]["sampler.name"], row["settings"]["sampler.seed"]): row["status"] for row in found}
+    done = {("hmc", 0), ("mclmc", 0)}
+    assert states == {(s, i): "done" if (s, i) in done else "missing" for s in ("hmc", "mclmc", "sgld") for i in (0, 1)}
+    outcome = tool("status", "status=missing", *words)
+    assert outcome.out.startswith("runs: 4 missing") and outcome.out.count("not begun") == 4
+    assert not os.path.exists("outputs") and not os.path.exists("multirun")
+
+
+def test_a_sweep_of_an_experiment_has_the_experiments_combinations(tool):
+    found = json.loads(tool("status", "--json", "-m", "experiment=truth_smoke").out)
+    assert len(found) == 9 and {row["status"] for row in found} == {"missing"}
+
+
+def test_status_imports_nothing_heavy(tiny, tmp_path):
+    argv = [sys.executable, "-X", "importtime", str(ROOT / "bin" / "status.py")]
+    outcome = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines()}
+    assert "lambda_hat.study.rows" in imported
+    assert not imported & {"jax", "numpy", "pandas", "xarray", "hydra", "omegaconf", "matplotlib", "rich"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tiny, tmp_path):
+    run = run_of(tiny, "hmc")
+    for number in range(60):
+        copy(run, 100 + number)
+    program = f"{sys.executable} {ROOT}/bin/results.py --csv | head -1; echo ${{PIPESTATUS[0]}}"
+    outcome = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert outcome.stderr == "" and outcome.stdout.splitlines()[-1] == "0"
+
+
+def test_a_terminal_gets_a_drawn_table(tiny, tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    env = {**os.environ, "COLUMNS": "200", "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, ROOT / "bin" / "status.py"], cwd=tmp_path, stdout=follower, env=env)
+    os.close(follower)
+    text = b""
+    while chunk := _read(leader):
+        text += chunk
+    assert process.wait(timeout=60) == 0
+    assert "─" in text.decode() and "\x1b[" in text.decode() and run_of(tiny, "mclmc").name in text.decode()
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
+
+
+# --- one directory, two directories -----------------------------------------------------------------------------------
+
+
+def test_explain_shows_the_payload_that_gives_the_name(tiny, tool):
+    run = run_of(tiny, "hmc")
+    found = json.loads(tool("status", "--explain", f"{tiny.name}/{run.name}", "--json").out)
+    groups = {"sampler": {}, "posterior": {}}
+    for key, value in found["hashed"].items():
+        group, _, name = key.partition(".")
+        if name:
+            groups[group][name] = value
+    assert f"run_hmc_{store.digest('run', groups.values())}" == run.name
+    assert "sampler.thin" not in found["null"] and "posterior.beta" in found["null"]
+    text = tool("status", "--explain", run).out
+    assert "sampler.draws                    8" in text and "sha1" in text and "provenance.log" in text
+
+
+def test_diff_says_why_two_runs_differ(tiny, tool):
+    run = run_of(tiny, "hmc")
+    other = copy(run, 5)
+    found = json.loads(tool("status", "--diff", run, other, "--json").out)
+    assert found["hashed"] == {"sampler.seed": [0, 5]}
+    assert "hashed: no difference" in tool("status", "--diff", other, other).out.replace(
+        "not hashed: no difference", "", 1
+    )
+
+
+def test_an_edited_run_is_not_explained(tiny, tool):
+    path = run_of(tiny, "hmc") / "config.yaml"
+    path.write_text(path.read_text().replace("draws: 8", "draws: 9"))
+    outcome = tool("status", "--explain", run_of(tiny, "hmc"))
+    assert outcome.code == 1 and "was edited" in outcome.err
+
+
+def test_the_log_of_a_run_is_found_even_where_the_store_was_moved(tiny, tool, tmp_path):
+    outcome = tool("status", "--log", run_of(tiny, "hmc"))
+    assert outcome.code == 0 and "hmc: tuned" in outcome.out
+    shutil.move(tmp_path / "runs", tmp_path / "moved")
+    assert (
+        "hmc: tuned"
+        in tool(
+            "status", "moved", "--log", f"{tiny.name}/{run_of(tmp_path / 'moved' / 'targets' / tiny.name, 'hmc').name}"
+        ).out
+    )
+
+
+def test_the_log_of_failed_work_is_found(unfinished, tool, tmp_path):
+    log = tmp_path / "runs" / "logs" / "a" / "0" / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("what went wrong\n")
+    assert tool("status", "--log", unfinished["failed"]).out.endswith("what went wrong\n")
+
+
+# --- stopping, sweeping up --------------------------------------------------------------------------------------------
+
+
+def test_prune_shows_and_removes_leftovers_and_never_a_result(unfinished, tool, tmp_path):
+    root = tmp_path / "runs"
+    (root / "replaced" / "tgt_old").mkdir(parents=True)
+    before = files(tmp_path)
+    shown = tool("status", "--prune")
+    assert "would remove 3 of these" in shown.out and "add --yes" in shown.out and files(tmp_path) == before
+    assert unfinished["running"] not in shown.out
+    removed = tool("status", "--prune", "--yes")
+    assert "removed 3 of these" in removed.out
+    gone = {name for name in before if name not in files(tmp_path)}
+    assert gone and all(name.startswith(("runs/work/", "runs/failures/")) for name in gone)
+    assert not any(unfinished["running"] in name for name in gone) and not list((root / "replaced").iterdir())
+    assert "nothing to remove" in tool("status", "--prune", "--yes").out
+
+
+def test_prune_leaves_what_has_been_taken_up_since_it_looked(unfinished, tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(stop.unfinished, "is_running", lambda root, name: name == unfinished["stale"])
+    outcome = tool("status", "--prune", "--yes")
+    assert "it has been taken up meanwhile" in outcome.out and "removed 1 of these" in outcome.out
+    assert (tmp_path / "runs" / "work" / unfinished["stale"] / "checkpoint").is_dir()
+
+
+def test_prune_with_a_filter_takes_only_what_fits(unfinished, tool, tmp_path):
+    (tmp_path / "runs" / "replaced" / "tgt_old").mkdir(parents=True)
+    assert "removed 1 of these" in tool("status", "status=failed", "--prune", "--yes").out
+    assert (tmp_path / "runs" / "work" / unfinished["stale"]).is_dir() and (
+        tmp_path / "runs" / "replaced" / "tgt_old"
+    ).is_dir()
+
+
+def test_cancel_stops_slurm_jobs_and_processes_and_only_with_yes(tiny, tool, tmp_path, monkeypatch):
+    fake_squeue(tmp_path, monkeypatch, "9_1|PENDING")
+    scancel = tmp_path / "bin" / "scancel"
+    scancel.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
+    scancel.chmod(0o755)
+    begun(tmp_path / "runs", f"{tiny.name}.run_hmc_11111111", submitted={"slurm_job": "9_1"})
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    owner = {"host": "here", "machine": work._machine(), "pid": process.pid, "started": work._started(process.pid)}
+    begun(
+        tmp_path / "runs", f"{tiny.name}.run_hmc_22222222", owner=owner | {"command": ["sample.py"], "slurm_job": "8"}
+    )
+    begun(tmp_path / "runs", f"{tiny.name}.run_hmc_33333333", owner=ELSEWHERE, progress={"beat": 1})
+    try:
+        shown = tool("status", "--cancel")
+        assert "would stop SLURM job 9_1" in shown.out and f"would stop process {process.pid}" in shown.out
+        assert process.poll() is None and not (tmp_path / "cancelled").exists()
+        done = tool("status", "--cancel", "--yes")
+        assert done.code == 1 and "stop process 4242 there" in done.out  # which only somebody there can
+        assert process.wait(timeout=20) == -signal.SIGTERM
+        assert (tmp_path / "cancelled").read_text() == "9_1\n"
+    finally:
+        process.kill()
+
+
+def test_a_run_is_seen_while_it_works_and_can_be_stopped(tmp_path, start, finish, tool):
+    """A real one, whose chunks of draws take a second or so."""
+    options = (
+        "model=quadratic",
+        "model.dim=50",
+        "data.n_data=60",
+        "sampler=mclmc",
+        "sampler.mcse_target=null",
+        "runtime.figures=false",
+    )
+    process = start(tmp_path, "sample", *options, "sampler.draws=100000", "sampler.warmup=20")
+    try:
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        deadline, seen = time.monotonic() + 60, None
+        while time.monotonic() < deadline and not seen:
+            time.sleep(0.2)
+            for row in json.loads(tool("status", "--json").out):
+                if row["run_id"] and (row["work"] or {}).get("draw"):
+                    seen = row
+        assert seen, "the run reported no draw within a minute"
+        assert seen["status"] == "running" and seen["work"]["llc"] > 0 and seen["work"]["draws"] == 100000
+        assert seen["settings"]["model.dim"] == 50 and seen["settings"]["sampler.warmup"] == 20
+        assert tool("status", "status=running", "--cancel", "--yes").code == 0
+        outcome = finish(process)
+        assert outcome.code == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    assert not [row for row in looking.scan(tmp_path / "runs") if row.state == "running"]
+
+
+def test_a_failure_of_a_real_command_says_what_to_type_again(script, tool):
+    outcome = script(
+        "build_target",
+        "data.n_data=60",
+        "training=sgd",
+        "training.learning_rate=100",
+        "training.steps=20",
+        "runtime.devices=1",
+    )
+    assert outcome.code == 1
+    (row,) = json.loads(tool("status", "--json").out)
+    assert row["status"] == "failed" and row["settings"]["training.learning_rate"] == 100
+    assert "training.learning_rate=100" in row["notes"][0] and "again: python" in row["notes"][0]
+    assert (
+        "Traceback" in tool("status", "--log", row["target_id"]).out
+        or "failed" in tool("status", "--log", row["target_id"]).out
+    )
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+ASKED = "target_id model n_data target_params L0 seed sampler llc_mean llc_std ess rhat walltime_sec".split()
+
+
+def test_load_gives_a_tidy_frame(tiny, unfinished, tmp_path):
+    copy(run_of(tiny, "hmc"), 3)
+    frame = lambda_hat.results.load(tmp_path / "runs")
+    assert set(ASKED) <= set(frame.columns) and len(frame) == 6 and frame["llc_mean"].dtype == float
+    done = frame[frame["llc_mean"].notna()].set_index("run_id")
+    assert len(done) == 3
+    for run_id, line in done.iterrows():
+        analysis = store.read_json(tiny / run_id / "analysis.json")
+        assert line["llc_mean"] == analysis["llc_mean"] and line["llc_high95"] == analysis["llc_interval95"][1]
+        assert line["status"] == analysis["status"] and line["truth"] == analysis["truth"]["lambda"] == 1.0
+        assert line["target_params"] == 2 and line["n_data"] == 60
+    assert sorted(frame["status"].replace(["ok", "warn", "bad"], "done")) == ["done"] * 3 + [
+        "failed",
+        "running",
+        "stale",
+    ]
+    assert sorted(done["sampler_seed"]) == [0, 0, 3]
+    assert len(lambda_hat.results.load(tmp_path / "runs", sampler=["hmc"], status=["ok", "warn", "bad"])) == 2
+    assert len(lambda_hat.results.load(tmp_path / "runs", n_data=61)) == 0
+    with pytest.raises(StoreError, match="no run here has such a setting"):
+        lambda_hat.results.load(tmp_path / "runs", nonsense=1)
+
+
+def test_every_setting_that_varies_has_a_column(tiny, script, tmp_path):
+    assert script("sample", *TINY[:3], "sampler.draws=9", *TINY[4:], "sampler=hmc", "posterior.gamma=50").code == 0
+    frame = lambda_hat.results.load(tmp_path / "runs", sampler="hmc")
+    assert sorted(frame["sampler.draws"]) == [8, 9] and sorted(frame["posterior.gamma"]) == [50, 100]
+    assert "sampler.warmup" not in frame.columns
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_files_hold_what_load_gives(tiny, tool, tmp_path, suffix):
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    outcome = tool("results", "-o", f"out/table{suffix}")
+    assert outcome.code == 0 and "2 lines" in outcome.out
+    read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}[suffix]
+    frame, expected = read(tmp_path / "out" / f"table{suffix}"), lambda_hat.results.load("runs")
+    assert list(frame.columns) == list(expected.columns)
+    np.testing.assert_allclose(frame["llc_mean"], expected["llc_mean"], rtol=1e-9)
+    assert list(frame["directory"]) == list(expected["directory"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"table{suffix}"]
+
+
+def test_csv_goes_to_a_pipe(tiny, tool):
+    lines = list(csv.DictReader(io.StringIO(tool("results", "--csv", "sampler=hmc").out)))
+    assert [line["sampler"] for line in lines] == ["hmc"] and float(lines[0]["llc_mean"]) > 0
+
+
+def test_groups_are_summarised(tiny, tool):
+    run = run_of(tiny, "hmc")
+    made = {run: (1.0, "ok"), copy(run, 1): (2.0, "warn"), copy(run, 2): (4.0, "bad")}
+    for directory, (mean, status) in made.items():
+        path = directory / "analysis.json"
+        analysis = json.loads(path.read_text()) | {"status": status, "llc_mean": mean, "llc_mcse": 0.1}
+        path.write_text(json.dumps(analysis))
+        store.seal(directory)
+    hmc, mclmc = json.loads(tool("results", "groupby=sampler,n_data", "--json").out)
+    assert [hmc[key] for key in ("sampler", "n_data", "runs", "ok", "warn", "bad")] == ["hmc", 60, 3, 1, 1, 1]
+    assert (
+        hmc["llc_mean"] == 1.5
+        and hmc["llc_scatter"] == pytest.approx(2**-0.5)
+        and hmc["llc_mcse"] == pytest.approx(0.1)
+    )
+    assert hmc["total_fges"] == pytest.approx(3 * analysis["total_fges"])
+    assert mclmc["sampler"] == "mclmc" and mclmc["llc_scatter"] is None
+    assert "1.5" in tool("results", "groupby=sampler").out
