@@ -333,6 +333,24 @@ class Runtime:
     )
 
 
+@dataclass(unsafe_hash=True)  # frozen, it would stay read-only to Hydra, two levels down
+class Request:
+    """What one job asks a cluster for."""
+
+    gpus: int = setting("GPUs", ge=0, le=1024)
+    cpus: int = setting("CPU cores", ge=1, le=4096)
+    mem_gb: float | None = setting("GiB of memory; null = the cluster's default", gt=0, le=1e5)
+    timeout_min: float | None = setting("minutes; null = the partition's default", gt=0, le=1e6)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the jobs of a target and of a run ask for; never hashed."""
+
+    target: Request = setting("for building the target")
+    run: Request = setting("for a run; several in one job ask for the sum of their minutes")
+
+
 # --- logger: an experiment logger that is told how a run goes; never hashed -------------------------------------------
 
 
@@ -364,24 +382,6 @@ class MLflow:
     experiment: str = setting("the experiment that runs go to", nonempty=True)
 
 
-@dataclass(unsafe_hash=True)  # frozen, it would stay read-only to Hydra, two levels down
-class Request:
-    """What one job asks a cluster for."""
-
-    gpus: int = setting("GPUs", ge=0, le=1024)
-    cpus: int = setting("CPU cores", ge=1, le=4096)
-    mem_gb: float | None = setting("GiB of memory; null = the cluster's default", gt=0, le=1e5)
-    timeout_min: float | None = setting("minutes; null = the partition's default", gt=0, le=1e6)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What the jobs of a target and of a run ask for; never hashed."""
-
-    target: Request = setting("for building the target")
-    run: Request = setting("for a run; several in one job ask for the sum of their minutes")
-
-
 @dataclass(frozen=True)
 class Config:
     """One target and one sampler on it."""
@@ -397,8 +397,8 @@ class Config:
     strict: bool = setting("exit with an error where a result's status is bad")
     store: Store = setting("where artifacts land")
     runtime: Runtime = setting("how the work is done")
-    logger: Any = setting("an experiment logger that is told how a run goes; null = none; never hashed")
     resources: Resources = setting("what a cluster is asked for")
+    logger: Any = setting("an experiment logger that is told how a run goes; null = none; never hashed")
 
 
 KINDS = {

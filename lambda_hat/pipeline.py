@@ -234,7 +234,7 @@ def _run(job, lease):
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
 
-    def enough(excess):
+    def enough(excess, acceptance):
         found = estimates.summarise(excess)
         lease.report(
             phase="sample",
@@ -244,6 +244,7 @@ def _run(job, lease):
             mcse=found.mcse,
             ess=found.ess,
             rhat=found.rhat,
+            acceptance=acceptance,
         )
         return status.is_enough(found, getattr(config.sampler, "mcse_target", None))
 

@@ -61,7 +61,7 @@ class Problem(NamedTuple):
     def curvature(self):
         return curvature.at(self.loss, self.rows(np.float64), self.w0, seed=0)
 
-    def sample(self, config, log=silent, enough=lambda excess: False, journal=None):
+    def sample(self, config, log=silent, enough=lambda excess, acceptance: False, journal=None):
         """A run of the configuration's sampler and posterior on this problem, as long as `enough` says no."""
         return sample.sample(
             config.sampler,

@@ -161,6 +161,7 @@ def accepted(monkeypatch):
         return 0
 
     monkeypatch.setattr(local, "_make", make)
+    monkeypatch.setenv("PATH", "")  # no cluster is to hear of it
     return jobs
 
 

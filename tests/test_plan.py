@@ -14,7 +14,7 @@ from test_cli import NETWORK, assert_same_draws
 
 from lambda_hat import pipeline, work
 from lambda_hat.errors import StoreError
-from lambda_hat.launch import options, plan, script, slurm, submit, task
+from lambda_hat.launch import local, options, plan, script, slurm, submit, task, worker
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_without_slurm_a_launch_says_so(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     outcome = command("sample", "-m", *TINY, "hydra/launcher=slurm")
     assert outcome.code == 1 and "is not installed here" in outcome.err and outcome.err.count("\n") == 1
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".submitting"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- several processes here -------------------------------------------------------------------------------------------
@@ -249,3 +249,21 @@ def test_a_sweep_here_can_be_looked_at_before(command, tmp_path):
     outcome = command("sample", "-m", *TINY, "sampler=hmc,sgld", "hydra.launcher.dry_run=true")
     assert outcome.code == 0 and "2 combinations: 0 done, 2 to make (1 target, 2 runs)" in outcome.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_process_and_job_keeps_to_its_share_of_the_cores(compose, item, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4}, raising=False)
+    assert [local.share_of_cores(slot, 2) for slot in range(2)] == [[0, 2, 4], [1, 3]]
+    assert local.share_of_cores(6, 7) == [1]
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert worker._on_own_cores(item("runtime.devices=null").job).config.runtime.devices == 3
+    assert worker._on_own_cores(item("runtime.devices=2").job).config.runtime.devices == 2
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert worker._on_own_cores(item("runtime.devices=null").job).config.runtime.devices is None
+
+
+def test_each_process_sees_one_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert [local.share_of_gpus(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.share_of_gpus(0) == {}

@@ -510,7 +510,7 @@ def test_draws_end_where_they_are_enough(name):
     problem, made, _ = regression(*RUNS[name], "sampler.chains=2", "sampler.draws=60", "sampler.warmup=40")
     whole, seen = problem.sample(made).draws, []
 
-    def enough(excess):
+    def enough(excess, acceptance):
         seen.append(excess.shape)
         return excess.shape[1] >= 20
 

@@ -113,7 +113,8 @@ class _Processes:
         self._number += 1
         path = directory / "log.txt"
         try:
-            task.write(directory, one.items, sys.argv[0], path, gpus=None, max_requeues=0, builds=True)
+            settings = {"gpus": None, "max_requeues": 0, "builds": True, "cores": share_of_cores(slot, self._jobs)}
+            task.write(directory, one.items, sys.argv[0], path, **settings)
             with open(path, "a") as out:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "lambda_hat.launch.worker", str(directory)],
@@ -122,7 +123,6 @@ class _Processes:
                     stderr=out,
                     env=os.environ | share_of_gpus(slot),
                     start_new_session=True,  # Ctrl-C is ours to hand on
-                    preexec_fn=lambda: take_share_of_cores(slot, self._jobs),
                 )
         except OSError as error:
             raise _unwritable(one.items[0].job, error) from error
@@ -148,11 +148,12 @@ class _Processes:
             log.error("        again: python %s", " ".join(task.command(item, sys.argv[0])))
 
 
-def take_share_of_cores(slot, jobs):
-    """Leave this process the cores of its slot: every `jobs`-th, at least one."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[slot::jobs] or [cores[slot % len(cores)]])
+def share_of_cores(slot, jobs):
+    """The cores of a slot's process: every `jobs`-th, at least one; None where processes cannot be kept to cores."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[slot::jobs] or [cores[slot % len(cores)]]
 
 
 def share_of_gpus(slot):

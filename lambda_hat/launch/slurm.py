@@ -18,6 +18,9 @@ ATTEMPTS = 4
 BUSY = ("Unable to contact", "timed out", "temporarily")
 """What SLURM's commands say where asking again may help."""
 
+USUAL_ARRAY = 1001
+"""SLURM's own MaxArraySize, where a cluster does not say."""
+
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 AT_WORK = {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"}
 
@@ -189,4 +192,4 @@ def largest_array():
         key, _, value = line.partition("=")
         if key.strip() == "MaxArraySize":
             return max(1, int(value))
-    return 1001
+    return USUAL_ARRAY

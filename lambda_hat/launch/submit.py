@@ -73,15 +73,16 @@ def run_all(stage, combinations, options):
     if options.dry_run or not found.missing:
         log.info(found.line("to submit"))
         if options.dry_run:
-            _show(_arrays(found, options, _largest(options)), Path(items[0].job.config.store.log_dir), options)
+            _show(_arrays(found, options, _largest()), Path(items[0].job.config.store.log_dir), options)
             return 0
     else:
+        largest = slurm.largest_array()  # asked before anything is written: there may be no SLURM
         with _alone({item.job.paths.root for item in found.missing}):
             found = plan.make(items, slurm.alive)  # another launch may have been at it
             log.info(found.line("to submit"))
             watch.tell_of_former_attempts(found)
             if found.missing:
-                submitted = _submit(found, options)
+                submitted = _submit(found, options, largest)
     plan.tidy(found)
     code = _tell_results(found.done)
     waiting = [*submitted, *_others(found, submitted)]
@@ -92,13 +93,11 @@ def run_all(stage, combinations, options):
     return code
 
 
-def _largest(options):
+def _largest():
     try:
         return slurm.largest_array()
-    except slurm.SlurmError:
-        if options.dry_run:  # a plan can be looked at anywhere
-            return 1001
-        raise
+    except slurm.SlurmError:  # a plan can be looked at anywhere
+        return slurm.USUAL_ARRAY
 
 
 def _arrays(found, options, largest):
@@ -135,10 +134,10 @@ def _grouped(values, key):
     return groups.items()
 
 
-def _submit(found, options):
+def _submit(found, options, largest):
     """Freeze and submit everything; where one sbatch is refused, what went before is taken back."""
     directory = Path(found.missing[0].job.config.store.log_dir)
-    arrays = _arrays(found, options, slurm.largest_array())
+    arrays = _arrays(found, options, largest)
     ids, submitted = dict(found.jobs), []
     jobs = []
     try:

@@ -116,6 +116,7 @@ def note_submission(item, slurm_job, log, script):
         "at": store.now(),
         "command": command(item, script),
         "log": str(log),
+        "settings": item.job.settings,
     }
     item.work.mkdir(parents=True, exist_ok=True)
     work.write(submission(item), note)

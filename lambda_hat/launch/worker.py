@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def main(directory):
 def _settle(told):
     """What the environment has to say to JAX, before that is imported."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if cores := told.get("cores"):
+        os.sched_setaffinity(0, cores)
     if told["gpus"] == 0:  # where nothing keeps a job from the node's GPUs, it must not take one
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from lambda_hat import work
@@ -94,7 +97,7 @@ def _make(frozen, told):
     sys.argv = frozen.command  # what records of this attempt say to type
     job = None
     try:
-        job = frozen.job()
+        job = _on_own_cores(frozen.job())
         if not pipeline.is_done(job):
             if not told["builds"] and job.stage == "run" and not store.is_done(job.paths.target):
                 raise StoreError(
@@ -115,6 +118,15 @@ def _make(frozen, told):
         except OSError:  # a checkpoint keeps it, or it was never made
             pass
     return True
+
+
+def _on_own_cores(job):
+    """Where nothing keeps a job from the node's other cores, it must not start a CPU device for each."""
+    cores, runtime = os.environ.get("SLURM_CPUS_PER_TASK"), job.config.runtime
+    if runtime.devices is not None or not cores or not hasattr(os, "sched_getaffinity"):
+        return job
+    devices = min(int(cores), len(os.sched_getaffinity(0)))
+    return job._replace(config=replace(job.config, runtime=replace(runtime, devices=devices)))
 
 
 def _tell_of_idle_gpus(told):

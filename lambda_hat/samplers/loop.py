@@ -193,7 +193,7 @@ class Loop:
             states: of all chains.
             stream_name: which random stream.
             first, count: which draws of it.
-            done: called after each chunk with the records of all so far, in a list; where it says so, no more are made.
+            done: called after each chunk with the records and steps of all so far, in a list; where it says so, no more are made.
             stop_broken: whether to make no more after a draw that is not finite.
 
         Returns:
@@ -223,21 +223,23 @@ class Loop:
                 broken = stop_broken and not np.all(np.isfinite(part[0].excess))
             if broken and before is not None:
                 last_good = self.positions(before)
-            if done([part[0] for part in parts]):
+            if done([part[:2] for part in parts]):
                 break
         records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
         params = params if self.config.save_params else None
         return states, Draws(records, steps, np.asarray(seconds), params, last_good)
 
-    def run(self, tuning, states, enough=lambda excess: False):
+    def run(self, tuning, states, enough=lambda excess, acceptance: False):
         """The recorded draws: `Draws` and the final states.
 
         Arguments:
-            enough: given the excess of all draws so far `[chains, draws]` after each chunk, whether to make no more.
+            enough: given the excess of all draws so far `[chains, draws]` and their mean acceptance after each chunk, whether
+                to make no more.
         """
 
         def done(parts):
-            return enough(np.concatenate([part.excess for part in parts], 1))
+            excess = np.concatenate([part.excess for part, _ in parts], 1)
+            return enough(excess, np.mean([np.mean(step.acceptance) for _, step in parts]))
 
         states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done, stop_broken=True)
         return draws, states

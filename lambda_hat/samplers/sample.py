@@ -106,7 +106,9 @@ def _laplace_potentials(loss, whitened, z):
     return jax.lax.map(potential, z)
 
 
-def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess: False, journal=None):
+def sample(
+    sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess, acceptance: False, journal=None
+):
     """Run a sampler.
 
     Arguments:
@@ -117,7 +119,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
         n: number of pairs.
         curvature: of this loss at w0.
         log: called with a line for each phase.
-        enough: given the excess so far `[chains, draws]`, whether no more draws are wanted.
+        enough: given the excess so far `[chains, draws]` and the mean acceptance, whether no more draws are wanted.
         journal: the `checkpoint.Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
@@ -159,8 +161,8 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
 
-    def stop(excess):
-        made, stopped = excess.shape[1], enough(excess)
+    def stop(excess, acceptance):
+        made, stopped = excess.shape[1], enough(excess, acceptance)
         ending = ", enough for the error aimed at" if stopped and made < sampler.draws else ""
         log(f"{sampler.name}: {made}/{sampler.draws} draws{ending}", not ending)
         return stopped

@@ -63,7 +63,7 @@ def run(name, root, loss, seed):
         n,
         curvature,
         lambda *_: None,
-        lambda excess: relative_error(excess) <= TARGET,
+        lambda excess, _: relative_error(excess) <= TARGET,
     )
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
     return analyse.analyse(config, target, result, beta, gamma), curvature.gradients
