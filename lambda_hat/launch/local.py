@@ -41,15 +41,7 @@ def run_all(stage, combinations, options):
     plan.tidy(found)
     in_turn = options.jobs == 1 or len(items) == 1
     code = _in_turn(items) if in_turn else _Processes(found, options.jobs).run()
-    for item in items:
-        if pipeline.store.is_done(item.job.directory):
-            try:
-                log.info(pipeline.result_line(item.job))
-                code |= pipeline.fails(item.job)
-            except UserError as error:
-                log.error(str(error))
-                code = 1
-    return int(code)
+    return code | plan.tell_results([item for item in items if pipeline.store.is_done(item.job.directory)])
 
 
 def _in_turn(items):

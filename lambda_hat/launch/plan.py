@@ -1,5 +1,6 @@
 """What is done, what somebody is at, and what is missing of a sweep; missing targets come before the runs that need them."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import NamedTuple
 from lambda_hat import messages, pipeline, work
 from lambda_hat.errors import ConfigError, UserError
 from lambda_hat.hydra_glue import to_config
+
+log = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
@@ -169,6 +172,19 @@ def tidy(found):
     """Finish what processes left undone that died between publishing and letting go."""
     for item in found.left:
         pipeline.tidy(item.job)
+
+
+def tell_results(items):
+    """Say what came out of finished items; returns 1 if one is damaged or counts as a failure."""
+    code = 0
+    for item in items:
+        try:
+            log.info(pipeline.result_line(item.job))
+            code |= pipeline.fails(item.job)
+        except UserError as error:
+            log.error(str(error))
+            code = 1
+    return int(code)
 
 
 class _Claim(NamedTuple):

@@ -10,8 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from lambda_hat import pipeline
-from lambda_hat.errors import StoreError, UserError
+from lambda_hat.errors import StoreError
 from lambda_hat.launch import plan, script, slurm, task
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def run_all(stage, combinations, options):
             if found.missing:
                 submitted = _submit(found, options, largest)
     plan.tidy(found)
-    code = _tell_results(found.done)
+    code = plan.tell_results(found.done)
     waiting = [*submitted, *_others(found, submitted)]
     if submitted:
         _tell_jobs(submitted)
@@ -219,18 +218,6 @@ def _others(found, submitted):
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
-
-
-def _tell_results(items):
-    code = 0
-    for item in items:
-        try:
-            log.info(pipeline.result_line(item.job))
-            code |= pipeline.fails(item.job)
-        except UserError as error:
-            log.error(str(error))
-            code = 1
-    return int(code)
 
 
 def _tell_jobs(submitted):
