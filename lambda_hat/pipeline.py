@@ -170,7 +170,6 @@ def _build(job, lease):
     """Build and publish the job's target."""
     paths, config = job.paths, job.config
     memory.check(config, "target")
-    paths.targets.mkdir(exist_ok=True)
     lease.report(phase="start", now=True)
     from lambda_hat import backend
 
@@ -185,6 +184,7 @@ def _build(job, lease):
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
+        paths.targets.mkdir(exist_ok=True)
         if config.force and store.is_done(paths.target):
             log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
         if not store.publish(hidden, paths.target):

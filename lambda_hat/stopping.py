@@ -72,7 +72,9 @@ def _watch():
         if number != signal.SIGINT:  # that is Python's own to raise
             _number = number
             _asked.set()
-        threading.Timer(GRACE, _end, [number]).start()
+        end = threading.Timer(GRACE, _end, [number])
+        end.daemon = True
+        end.start()
 
 
 def _end(number):

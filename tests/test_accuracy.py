@@ -12,6 +12,7 @@ import yaml
 from problems import config
 
 from lambda_hat import config as configs
+from lambda_hat import store
 from lambda_hat.analysis import accuracy
 from lambda_hat.errors import StoreError
 from lambda_hat.targets import artifact
@@ -67,6 +68,7 @@ def write(root, target_id, sampler, model, llc, half, truth, finite, status="ok"
         "status": status,
     }
     (run / "analysis.json").write_text(json.dumps(found))
+    store.seal(run)
 
 
 QUADRATIC = {"kind": "quadratic", "dim": 20}

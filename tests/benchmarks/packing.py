@@ -3,8 +3,8 @@
 python tests/benchmarks/packing.py [rounds]        default 2; one node of two cores and two pretended GPUs, jobs compute on the CPU
 
 Both ways make the same runs of the same target, one after the other in each round, each in a store of its own with no compiled
-programs to begin with. A GPU is at work while a run samples or adapts, compilation included; starting Python and JAX, and drawing
-figures, is idle time.
+programs to begin with. A GPU is at work while a run takes the curvature, adapts or samples, compilation included; starting Python
+and JAX, and drawing figures, is idle time.
 """
 
 import json
