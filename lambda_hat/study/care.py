@@ -214,7 +214,7 @@ def _du(arguments, root, filters):
 def _rm(arguments, root, filters):
     """put the runs that fit into <root>/trash/, from where they can be taken back"""
     if not filters:
-        raise UserError("rm needs a filter, such as status=bad or run=run_hmc_2e848a6c: it will not take everything.")
+        raise UserError("rm needs a filter, such as status=bad or run=run_hmc_3c7d73da: it will not take everything.")
     rows = choose.select(looking.scan(root), filters)
     if arguments.targets:
         chosen = sorted({row.target_id for row in rows})

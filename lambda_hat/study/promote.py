@@ -28,7 +28,7 @@ FIGURES = {"single": ["running_llc"], "gallery": ["running_llc", "trace", "rank"
 DOC = """Copy the figures and the table of the newest or the best run of each sampler to a place that keeps its name.
 
     lambda-hat-promote single runs --to docs/figures --figure running_llc
-    lambda-hat-promote gallery runs target=tgt_1c6df8fed5ad --to docs/gallery --figure running_llc --figure trace
+    lambda-hat-promote gallery runs target=tgt_0ba2ae26b480 --to docs/gallery --figure running_llc --figure trace
 """
 
 
