@@ -26,6 +26,7 @@ def main(stage):
         return
     logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
     sys.unraisablehook = _interrupt_again
+    interrupted = _remember_interrupts()
     hydra_glue.register()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
@@ -43,13 +44,31 @@ def main(stage):
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except Exception as error:
+        if interrupted.is_set():
+            _end_interrupted(signal.SIGINT)
         if full_error or not (isinstance(error, UserError) or messages.is_of_composition(error)):
             raise
         sys.exit(messages.of(error))
     except (KeyboardInterrupt, Stopped) as stop:
-        number = getattr(stop, "signal", signal.SIGINT)
-        print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr)
-        sys.exit(128 + number)
+        _end_interrupted(getattr(stop, "signal", signal.SIGINT))
+
+
+def _end_interrupted(number):
+    print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _remember_interrupts():
+    """An event that Ctrl-C sets: where it falls into the middle of a library's work, some other error may come of it."""
+    came = threading.Event()
+
+    def heed(number, frame):
+        came.set()
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, heed)
+    return came
 
 
 def _help():

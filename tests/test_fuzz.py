@@ -7,7 +7,7 @@ import os
 
 import pytest
 from conftest import TINY
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lambda_hat import cli, memory
@@ -169,7 +169,12 @@ def test_a_line_runs_or_stops_before_any_work_with_a_sentence(command, accepted,
     seen = {0: 0, 1: 0, 2: 0}
 
     @settings(
-        max_examples=LINES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
+        max_examples=LINES,
+        deadline=None,
+        phases=[Phase.generate],
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        database=None,
     )
     @given(COMMANDS)
     def tried(words):
@@ -196,6 +201,7 @@ SMALL = [word for word in TINY if not word.startswith("model")]
 @settings(
     max_examples=max(4, LINES // 200),
     deadline=None,
+    phases=[Phase.generate],
     derandomize=True,
     suppress_health_check=list(HealthCheck),
     database=None,

@@ -1,6 +1,5 @@
 """Memory: what is predicted is near what a process takes, what cannot fit is refused before any work, and so is what did not."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -23,16 +22,22 @@ FITS = {
 }
 
 
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""A small process between: what a process takes at most is reckoned from the size of the one that it was forked from."""
+
+
 @pytest.mark.parametrize("name", FITS)
 def test_what_is_predicted_is_near_what_is_taken(name, compose, cache, tmp_path):
     """Not less than two thirds of it, not more than three times."""
     options = (*FITS[name], "runtime.figures=false")
     command = [sys.executable, str(ROOT / "bin" / "sample.py"), *options, cache]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    taken = 1024 * usage.ru_maxrss
+    outcome = subprocess.run([sys.executable, "-c", PEAK, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    taken = 1024 * int(outcome.stdout.splitlines()[-1])
     predicted = sum(memory.predict(compose(*options), "run").values())
     assert 0.67 * taken < predicted < 3 * taken, (taken / memory.GIB, predicted / memory.GIB)
 
