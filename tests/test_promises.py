@@ -1,6 +1,6 @@
 """What the README promises: kills, races, damage, full and missing disks, with real processes.
 
-LAMBDA_HAT_KILLS says how many kills to try (24), LAMBDA_HAT_RACERS how many processes start at once (8).
+LAMBDA_HAT_KILLS says how many kills to try (8), LAMBDA_HAT_RACERS how many processes start at once (8).
 """
 
 import json
@@ -17,7 +17,7 @@ from test_cli import assert_one_sentence, assert_same_analysis, assert_same_draw
 
 from lambda_hat import store, work
 
-KILLS = int(os.environ.get("LAMBDA_HAT_KILLS", "24"))
+KILLS = int(os.environ.get("LAMBDA_HAT_KILLS", "8"))
 RACERS = int(os.environ.get("LAMBDA_HAT_RACERS", "8"))
 
 SWEEP = (
