@@ -1,18 +1,16 @@
 """What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
 
-import _thread
 import logging
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lambda_hat import hydra_glue, messages
+from lambda_hat import hydra_glue, messages, stopping
 from lambda_hat.errors import ConfigError, Stopped, UserError
 from lambda_hat.launch import options
 
@@ -25,8 +23,7 @@ def main(stage):
         print(_help())
         return
     logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
-    sys.unraisablehook = _interrupt_again
-    interrupted = _remember_interrupts()
+    stopping.remember()
     hydra_glue.register()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
@@ -44,7 +41,7 @@ def main(stage):
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except Exception as error:
-        if interrupted.is_set():
+        if stopping.is_asked():
             _end_interrupted(signal.SIGINT)
         if full_error or not (isinstance(error, UserError) or messages.is_of_composition(error)):
             raise
@@ -54,21 +51,10 @@ def main(stage):
 
 
 def _end_interrupted(number):
-    print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr)
-    sys.exit(128 + number)
-
-
-def _remember_interrupts():
-    """An event that Ctrl-C sets: where it falls into the middle of a library's work, some other error may come of it."""
-    came = threading.Event()
-
-    def heed(number, frame):
-        came.set()
-        signal.default_int_handler(number, frame)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, heed)
-    return came
+    stopping.tell()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(128 + number)  # JAX's threads, in the middle of compiling, do not bear the interpreter's own end
 
 
 def _help():
@@ -81,11 +67,3 @@ def _help():
     ]
     listed = [f"{folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
     return "\n".join([words.header, "Groups (group=option):", "", *listed, "", words.footer.rstrip()])
-
-
-def _interrupt_again(unraisable):
-    """Where Ctrl-C falls into a callback of JAX's, Python would print and forget it."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
-    else:
-        sys.__unraisablehook__(unraisable)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambda_hat import config as configs
-from lambda_hat import loggers, memory, provenance, store, work
+from lambda_hat import loggers, memory, provenance, stopping, store, work
 from lambda_hat.errors import BrokeDown, ConfigError, StoreError, of_disk
 from lambda_hat.hydra_glue import group_from_plain
 
@@ -184,6 +184,7 @@ def _build(job, lease):
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
+        stopping.check()
         paths.targets.mkdir(exist_ok=True)
         if config.force and store.is_done(paths.target):
             log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))

@@ -1,12 +1,14 @@
-"""Being asked to stop: SIGTERM (a batch system's last word) and SIGUSR2 (its warning) end work at its next safe point.
+"""Being asked to stop: SIGINT (Ctrl-C), SIGTERM (a batch system's last word) and SIGUSR2 (its warning) end work at a safe point.
 
-A signal that comes while a compiled program runs is not seen by Python until the program ends. So a thread of its own waits for
-signals: where the work has not come to a safe point within GRACE seconds, it saves what is there and ends the process.
+None of them raises anything where it falls: that may be inside a library that does not bear it, and one that comes while a
+compiled program runs is not seen by Python until the program ends. A thread of its own waits for signals: where the work does not
+come to a safe point in time, or Ctrl-C is pressed again, it saves what is there and ends the process.
 """
 
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -15,14 +17,40 @@ from lambda_hat.errors import Stopped
 GRACE = 20.0
 """Seconds that work has to come to a safe point; batch systems give 30 and more."""
 
+PATIENCE = 5.0
+"""The same after Ctrl-C: somebody waits."""
+
 _asked = threading.Event()
 _number = 0
 _savers: list[Callable] = []
 _reader = None
 
 
-def listen(before_exit=lambda number: None):
-    """Have SIGTERM and SIGUSR2 end the work; call it in the main thread. A second call changes `before_exit` only.
+def tell(number=signal.SIGINT):
+    """Say what becomes of work that was stopped."""
+    print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr, flush=True)
+
+
+def remember():
+    """Have Ctrl-C raise KeyboardInterrupt until `listen`, and be known of: a library may make another error of it, or none."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _remembered)
+
+
+def is_asked():
+    """Whether a signal has come."""
+    return _asked.is_set()
+
+
+def _remembered(number, frame):
+    global _number
+    _number = number
+    _asked.set()
+    signal.default_int_handler(number, frame)
+
+
+def listen(before_exit=tell):
+    """Have signals end the work; call it in the main thread. A second call changes `before_exit` only.
 
     Arguments:
         before_exit: called with the signal's number, in another thread, before the process is ended for want of a safe point.
@@ -34,8 +62,11 @@ def listen(before_exit=lambda number: None):
     _reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        if (
+            number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+        ):  # as in the background of a script
+            signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -49,6 +80,16 @@ def check():
         raise Stopped(_number)
 
 
+def wait(seconds):
+    """Sleep, at a safe point.
+
+    Raises:
+        Stopped: where a signal has come or comes meanwhile.
+    """
+    _asked.wait(seconds)
+    check()
+
+
 @contextlib.contextmanager
 def saving(save):
     """While in this context, `save` is called before the process is ended between two safe points."""
@@ -59,20 +100,20 @@ def saving(save):
         _savers.remove(save)
 
 
-def _before_exit(number):
-    pass
+_before_exit = tell
 
 
 def _watch():
     global _number
     while True:
         (number,) = os.read(_reader, 1)
-        if number not in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             continue
-        if number != signal.SIGINT:  # that is Python's own to raise
-            _number = number
-            _asked.set()
-        end = threading.Timer(GRACE, _end, [number])
+        if number == signal.SIGINT and _asked.is_set():
+            _end(number)
+        _number = number
+        _asked.set()
+        end = threading.Timer(PATIENCE if number == signal.SIGINT else GRACE, _end, [number])
         end.daemon = True
         end.start()
 

@@ -23,7 +23,7 @@ import time
 import uuid
 from pathlib import Path
 
-from lambda_hat import store
+from lambda_hat import stopping, store
 
 BEAT = 10.0
 """Seconds between heartbeats."""
@@ -226,7 +226,7 @@ def _acquire(directory, done, say, log):
             )
             _depose(path, owner.get("token"))
             continue
-        time.sleep(wait)
+        stopping.wait(wait)
         wait = min(2 * wait, LONGEST_WAIT)
     with contextlib.suppress(OSError):  # where our look into it came after its owner removed it
         directory.rmdir()

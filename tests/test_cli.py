@@ -395,23 +395,25 @@ def test_an_interrupted_command_leaves_no_half_directory_and_goes_on_next_time(t
     assert len(list(tmp_path.glob("runs/targets/tgt_*"))) == 1
 
 
-def test_an_interrupt_that_falls_into_a_callback_is_raised_again():
-    """A KeyboardInterrupt inside `__del__`, as inside JAX's garbage collection callback, cannot be raised from there."""
+def test_ctrl_c_raises_nothing_where_it_falls_and_a_second_one_ends_at_once():
+    """As inside a library's callback, where a KeyboardInterrupt is swallowed, or worse."""
     program = """
-import time
-from lambda_hat import cli
-cli.sys.unraisablehook = cli._interrupt_again
-class Gone:
-    def __del__(self):
-        raise KeyboardInterrupt
-Gone()
-try:
-    time.sleep(20)
-except KeyboardInterrupt:
-    print("interrupted")
+import signal, time
+from lambda_hat import stopping
+stopping.listen()
+with stopping.saving(lambda: print("saved", flush=True)):
+    signal.raise_signal(signal.SIGINT)
+    print("not raised", flush=True)
+    try:
+        stopping.wait(60)
+    except stopping.Stopped as stop:
+        print("stopped by", stop.signal, flush=True)
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(60)
 """
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert (outcome.stdout, outcome.stderr) == ("interrupted\n", "")
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert outcome.stdout == "not raised\nstopped by 2\nsaved\n"
+    assert (outcome.returncode, outcome.stderr[:12]) == (130, "Interrupted:")
 
 
 def test_two_commands_at_once_leave_one_result_and_both_succeed(tmp_path, start, finish):

@@ -52,7 +52,9 @@ def _in_turn(items):
         if len(items) > 1:
             log.info("[%d/%d] %s", number + 1, len(items), item.job.directory)
         stopping.listen()
+        stopping.check()
         code |= _make(item.job, number)
+        stopping.check()
     return code
 
 
@@ -76,9 +78,8 @@ class _Processes:
         stopping.listen()
         try:
             while self._waiting or self._running:
-                stopping.check()
                 self._start_what_can()
-                time.sleep(self.LOOK)
+                stopping.wait(self.LOOK)
                 for process in [process for process in self._running if process.poll() is not None]:
                     self._ended(process)
         finally:
