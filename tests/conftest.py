@@ -7,6 +7,7 @@ import logging
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from hydra import initialize_config_dir
 from lambda_hat import cli, hydra_glue
 
 ROOT = Path(__file__).parent.parent
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored, and so by what we start
 
 TINY = (
     "model=quadratic",
