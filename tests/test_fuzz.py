@@ -1,6 +1,6 @@
 """Command lines nobody meant: each runs, or stops before any work with a sentence, exit code 1 or 2, and nothing written.
 
-LAMBDA_HAT_FUZZ says how many lines to try (500).
+LAMBDA_HAT_FUZZ says how many lines to try (250).
 """
 
 import os
@@ -14,7 +14,7 @@ from lambda_hat import cli, memory
 from lambda_hat.config import HASHED, KINDS, Config, Runtime, Store
 from lambda_hat.launch import local
 
-LINES = int(os.environ.get("LAMBDA_HAT_FUZZ", "500"))
+LINES = int(os.environ.get("LAMBDA_HAT_FUZZ", "250"))
 
 GROUPS = ("model", "data", "training", "posterior", "sampler", "truth", "experiment", "hydra/launcher", "hydra/sweeper")
 OPTIONS = sorted({path.stem for group in GROUPS for path in (cli.CONF / group).glob("*.yaml")})
