@@ -21,7 +21,9 @@ from lambda_hat import cli, hydra_glue
 
 ROOT = Path(__file__).parent.parent
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored, and so by what we start
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # in the background of a shell it is ignored, and so by what we start
 
 TINY = (
     "model=quadratic",
