@@ -51,10 +51,12 @@ def main(stage):
 
 
 def _end_interrupted(number):
-    stopping.tell()
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(128 + number)  # JAX's threads, in the middle of compiling, do not bear the interpreter's own end
+    try:
+        stopping.tell(number)
+        logging.shutdown()
+        sys.stdout.flush()  # which fails where Ctrl-C has ended its reader too (`| tee`)
+    finally:
+        os._exit(128 + number)  # JAX's threads, in the middle of compiling, do not bear the interpreter's own end
 
 
 def _help():

@@ -26,7 +26,7 @@ _savers: list[Callable] = []
 _reader = None
 
 
-def tell(number=signal.SIGINT):
+def tell(number):
     """Say what becomes of work that was stopped."""
     print("Interrupted: finished work is kept; the same command goes on.", file=sys.stderr, flush=True)
 
@@ -43,10 +43,14 @@ def is_asked():
 
 
 def _remembered(number, frame):
+    _ask(number)
+    signal.default_int_handler(number, frame)
+
+
+def _ask(number):
     global _number
     _number = number
     _asked.set()
-    signal.default_int_handler(number, frame)
 
 
 def listen(before_exit=tell):
@@ -63,10 +67,9 @@ def listen(before_exit=tell):
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        if (
-            number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-        ):  # as in the background of a script
-            signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
+        if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # in the background of a shell
+        signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -104,15 +107,13 @@ _before_exit = tell
 
 
 def _watch():
-    global _number
     while True:
         (number,) = os.read(_reader, 1)
         if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             continue
         if number == signal.SIGINT and _asked.is_set():
             _end(number)
-        _number = number
-        _asked.set()
+        _ask(number)
         end = threading.Timer(PATIENCE if number == signal.SIGINT else GRACE, _end, [number])
         end.daemon = True
         end.start()

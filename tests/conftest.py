@@ -21,9 +21,8 @@ from lambda_hat import cli, hydra_glue
 
 ROOT = Path(__file__).parent.parent
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # in the background of a shell it is ignored, and so by what we start
+# In the background of a shell SIGINT is ignored, and would be by what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = (
     "model=quadratic",
