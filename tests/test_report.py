@@ -227,6 +227,7 @@ def test_a_logarithmic_axis():
     assert axis(100) == pytest.approx(100) and axis(1000) == pytest.approx(200)
     assert set(axis.ticks()) >= {10, 100, 1000, 10_000}
     assert svg.Axis(500, 900, 300, log=True).ticks() == [500]
+    assert svg.Axis(11.5, 19.2, 300, log=True).ticks() == [12, 14, 16, 18]
 
 
 @pytest.mark.parametrize(

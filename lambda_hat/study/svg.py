@@ -32,14 +32,17 @@ class Axis:
 
     def ticks(self, most=6):
         """Round values on the axis."""
-        return self._decades(most) if self.log else self._steps(most)
+        if not self.log:
+            return self._steps(self.low, self.high, most)
+        return self._decades(most) or self._steps(10.0**self.low, 10.0**self.high, most)
 
-    def _steps(self, most):
-        raw = (self.high - self.low) / most
+    @staticmethod
+    def _steps(low, high, most):
+        raw = (high - low) / most
         base = 10.0 ** math.floor(math.log10(raw))
         step = next(base * m for m in (1, 2, 5, 10) if base * m >= raw)
-        first = math.ceil(self.low / step - 1e-9)
-        return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        first = math.ceil(low / step - 1e-9)
+        return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
     def _decades(self, most):
         inside = lambda v: self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9
