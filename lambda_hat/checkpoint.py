@@ -173,10 +173,15 @@ class _Step:
 
 
 class Pieces:
-    """Calls of a program that makes many things one after the other, each as long as the one before it tells, and a step each."""
+    """Calls of a program that makes many things one after the other, each as long as the one before it tells, and a step each.
 
-    def __init__(self, journal):
-        self._journal, self._apiece = journal, None
+    Arguments:
+        journal: a `Journal`.
+        place: carry → the same where the program leaves it; what is computed from it elsewhere may round differently.
+    """
+
+    def __init__(self, journal, place):
+        self._journal, self._place, self._apiece = journal, place, None
 
     def next(self, name, carry, structure, call, most, follows):
         """Make some of what is left, or take what the journal has of that call.
@@ -198,14 +203,14 @@ class Pieces:
             nonlocal fresh
             count = 1 if self._apiece is None else max(1, min(most, int(CALL_SECONDS / self._apiece)))
             began = time.perf_counter()
-            fresh, out = jax.block_until_ready(call(carry, count))
+            fresh, out = jax.block_until_ready(call(self._place(carry), count))
             seconds = time.perf_counter() - began
             self._apiece = max(seconds / count, 1e-9)
             return pack(out) | {"count": count, "seconds": seconds}, pack(fresh)
 
         result, state = self._journal.passing(name, compute, follows)
         if fresh is None and state is not None:
-            fresh = unpack(state, structure)
+            fresh = self._place(unpack(state, structure))
         return fresh, result
 
 

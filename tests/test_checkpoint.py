@@ -8,7 +8,7 @@ import numpy as np
 import problems
 import pytest
 
-from lambda_hat import checkpoint, stopping
+from lambda_hat import checkpoint, parallel, stopping
 from lambda_hat.checkpoint import Journal
 from lambda_hat.errors import Stopped
 from lambda_hat.targets import artifact
@@ -91,6 +91,22 @@ def test_a_flipped_byte_is_seen_or_harmless(tmp_path):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
         assert counted(Journal(tmp_path / "c", {}, NOW), [], 3) == ([[], [0], [0, 1]], 2), at
         assert path.exists()
+
+
+def test_a_carry_from_the_journal_lies_where_the_program_leaves_it(tmp_path):
+    """Else what is computed from it outside the program, on fewer devices, may round differently."""
+    mesh = parallel.mesh(2)
+    program = jax.jit(parallel.shard(lambda carry: carry + 1, mesh, (True,), True))
+    found = []
+    for _ in range(2):
+        with Journal(tmp_path / "c", {}, NOW) as journal:
+            pieces = checkpoint.Pieces(journal, lambda carry: parallel.place(carry, mesh, True))
+            start = np.zeros((2, 3))
+            call = lambda carry, count: (program(carry), ())
+            found.append(pieces.next("one", start, jax.tree.structure(start), call, 1, False)[0])
+    made, read = found
+    assert read.sharding.is_equivalent_to(made.sharding, 2)
+    np.testing.assert_array_equal(read, made)
 
 
 # --- the same bits ----------------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ RACERS = int(os.environ.get("LAMBDA_HAT_RACERS", "8"))
 SWEEP = (
     *("-m", "model=small", "model.widths=[3]", "model.depth=1", "data.n_data=60", "training.steps=200"),
     *("training.polish_steps=50", "sampler=hmc,sgld,mclmc", "sampler.draws=40", "sampler.warmup=44"),
-    *("sampler.chains=2", "runtime.devices=1", "sampler.mcse_target=null", "runtime.checkpoint_minutes=0"),
+    *("sampler.chains=2", "runtime.devices=2", "sampler.mcse_target=null", "runtime.checkpoint_minutes=0"),
 )
-"""A sweep with training, warm-up and three samplers, that writes a checkpoint after every step."""
+"""A sweep with training, warm-up and three samplers, a chain to a device, that writes a checkpoint after every step."""
 
 
 def assert_sound(root):

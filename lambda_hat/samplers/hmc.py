@@ -147,10 +147,12 @@ def _adapt(config, loss, chains, states, tuning, first, draws):
     numbers = jnp.arange(config.chains)
     keys = loop.stream(config.seed, "warmup"), loop.stream(config.seed, "tune")
     carry, done = (states, begin(tuning.step_size), jnp.zeros(numbers.shape, jnp.float64)), 0
-    structure, pieces = jax.tree.structure(carry), checkpoint.Pieces(chains.journal)
+    structure = jax.tree.structure(carry)
+    pieces = checkpoint.Pieces(
+        chains.journal, lambda carry: tuple(parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry))
+    )
 
     def call(carry, count):
-        carry = [parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry)]
         start = first + done
         return program(chains.density, tuning, *carry, numbers, *keys, start, start + count, chains.thin), ()
 

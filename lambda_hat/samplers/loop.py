@@ -159,9 +159,9 @@ class Loop:
     def __init__(self, algorithm, density, config, thin, journal=None):
         self.config, self.thin = config, thin
         self.journal = journal or checkpoint.Journal()
-        self._pieces = checkpoint.Pieces(self.journal)
         self.size = math.ceil(config.draws / CHUNKS)
         self.mesh = parallel.mesh(config.chains)
+        self._pieces = checkpoint.Pieces(self.journal, partial(parallel.place, mesh=self.mesh, spread=True))
         self.move(density)
         self.use(algorithm)
 
@@ -205,7 +205,6 @@ class Loop:
         numbers = jnp.arange(self.config.chains)
 
         def call(states, taken):
-            states = parallel.place(states, self.mesh, True)
             states, out = self._chunk(
                 self.density, tuning, states, numbers, key, jitter, first + made, taken, self.thin
             )

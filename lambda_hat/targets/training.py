@@ -150,12 +150,13 @@ def first_order(config, loss, rows, n, w, key, journal):
         return jax.lax.fori_loop(first, last, step, carry)
 
     program = jax.jit(parallel.shard(descend, mesh, (False,) * 5, False))
-    keys, pieces = jax.random.split(key, config.steps), checkpoint.Pieces(journal)
+    keys = jax.random.split(key, config.steps)
+    pieces = checkpoint.Pieces(journal, partial(parallel.place, mesh=mesh, spread=False))
     carry, done = (w, optimizer.init(w), jnp.asarray(-1)), 0
     structure = jax.tree.structure(carry)
 
     def call(carry, count):
-        return program(rows, keys, done, done + count, parallel.place(carry, mesh, False)), ()
+        return program(rows, keys, done, done + count, carry), ()
 
     while done < config.steps:
         carry, found = pieces.next(f"descent {done}", carry, structure, call, config.steps - done, done > 0)
