@@ -65,6 +65,10 @@ class Journal:
             with contextlib.suppress(OSError):  # the error that is on its way says more
                 self.write()
 
+    def has_next(self):
+        """Whether the next step is there: then what is decided before it was decided to go on."""
+        return self._next < len(self._steps)
+
     def step(self, name, compute):
         """The result of a step: a dictionary of arrays, as `compute()` gives it unless it is in the journal."""
         return self.passing(name, lambda: ({k: np.asarray(v) for k, v in compute().items()}, {}))[0]
@@ -78,7 +82,7 @@ class Journal:
         Raises:
             Stopped: where a signal has come; the journal is written first.
         """
-        if self._next < len(self._steps):
+        if self.has_next():
             step = self._steps[self._next]
             if step.name == name:
                 self._next += 1

@@ -308,7 +308,7 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
     patient = begin(
         "sample",
         *MEDIUM[:-1],
-        "sampler.draws=800000",  # more than fits into the 20 s of one start
+        "sampler.draws=1600000",  # more than fits into the 20 s of one start
         "hydra.launcher.timeout_min=1",
         "hydra.launcher.signal_delay_s=40",
         WAIT,

@@ -194,6 +194,7 @@ class Loop:
             stream_name: which random stream.
             first, count: which draws of it.
             done: called after each chunk with the records and steps of all so far, in a list; where it says so, no more are made.
+                Not asked again where the journal goes on.
             stop_broken: whether to make no more after a draw that is not finite.
 
         Returns:
@@ -222,7 +223,7 @@ class Loop:
                 broken = stop_broken and not np.all(np.isfinite(part[0].excess))
             if broken and before is not None:
                 last_good = self.positions(before)
-            if done([part[:2] for part in parts]):
+            if not self.journal.has_next() and done([part[:2] for part in parts]):
                 break
         records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
         params = params if self.config.save_params else None
