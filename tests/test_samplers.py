@@ -507,7 +507,7 @@ def test_the_algorithm_of_a_loop_may_be_changed():
 @pytest.mark.parametrize("name", RUNS)
 def test_draws_end_where_they_are_enough(name):
     """The first draws of a longer run, bit for bit, and no more once the rule says so."""
-    problem, made, _ = regression(*RUNS[name], "sampler.chains=2", "sampler.draws=60", "sampler.warmup=40")
+    problem, made, _ = regression(*RUNS[name], "sampler.chains=2", "sampler.draws=120", "sampler.warmup=40")
     whole, seen = problem.sample(made).draws, []
 
     def enough(excess, acceptance):

@@ -21,7 +21,7 @@ from lambda_hat.samplers import density as densities
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
-CHUNKS = 20
+CHUNKS = 40
 """Calls that the recorded draws of a run are split into; after each it is asked whether they are enough."""
 
 MAP_FLOPS = 1e8

@@ -20,7 +20,7 @@ from lambda_hat.samplers import loop
 
 GRADIENTS_PER_STEP = 2
 
-TRIAL_DRAWS = 20
+TRIAL_DRAWS = 10
 """Most draws of each chain on which a tuned setting is tried: a third of the others at most."""
 
 TOLERATED = 3.0
