@@ -146,10 +146,13 @@ def _adapt(config, loss, chains, states, tuning, first, draws):
     begin, _, final = dual_averaging_adaptation(config.target_acceptance)
     numbers = jnp.arange(config.chains)
     keys = loop.stream(config.seed, "warmup"), loop.stream(config.seed, "tune")
-    place = lambda carry: tuple(parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry))
-    averaging = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), begin(tuning.step_size))
-    carry, done = place((states, averaging, jnp.zeros(numbers.shape, jnp.float64))), 0
-    structure, pieces = jax.tree.structure(carry), checkpoint.Pieces(chains.journal, place)
+    averaging = begin(tuning.step_size)  # weakly typed, which the program's own is not: it would be compiled twice
+    averaging = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), averaging)
+    carry, done = (states, averaging, jnp.zeros(numbers.shape, jnp.float64)), 0
+    structure = jax.tree.structure(carry)
+    pieces = checkpoint.Pieces(
+        chains.journal, lambda carry: tuple(parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry))
+    )
 
     def call(carry, count):
         start = first + done
