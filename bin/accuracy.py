@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lambda_hat.analysis import accuracy
-from lambda_hat.errors import UserError
+from lambda_hat.system.errors import UserError
 
 if __name__ == "__main__":
     if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):

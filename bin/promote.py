@@ -5,7 +5,7 @@ python bin/promote.py single --to docs/figures --figure running_llc
 python bin/promote.py gallery target=tgt_0ba2ae26b480 --to docs/gallery --pick best
 """
 
-from lambda_hat.study import promote
+from lambda_hat.commands import promote
 
 if __name__ == "__main__":
     promote.main(__doc__)

@@ -4,7 +4,7 @@
 python bin/sample.py -m sampler=hmc,sgld,mclmc
 """
 
-from lambda_hat.cli import main
+from lambda_hat.commands.main import main
 
 if __name__ == "__main__":
     main("run")

@@ -7,7 +7,7 @@ python bin/status.py -m sampler=hmc,sgld seed=1,2,3     # this sweep, and what o
 python bin/status.py --diff run_hmc_3c7d73da run_hmc_f047d87a
 """
 
-from lambda_hat.study import status
+from lambda_hat.commands import status
 
 if __name__ == "__main__":
     status.main(__doc__)

@@ -8,7 +8,7 @@ python bin/store.py rm status=bad sampler=sgld     # moves to <root>/trash/
 python bin/store.py restore runs/trash/20260101T120000_000000
 """
 
-from lambda_hat.study import care
+from lambda_hat.commands import store as care
 
 if __name__ == "__main__":
     care.main(__doc__)

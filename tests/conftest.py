@@ -17,7 +17,8 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from lambda_hat import cli, hydra_glue
+from lambda_hat.commands import main as cli
+from lambda_hat.config import hydra_glue
 
 ROOT = Path(__file__).parent.parent
 

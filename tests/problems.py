@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
 
-from lambda_hat import backend, cli, hydra_glue
-from lambda_hat.config import Runtime
+from lambda_hat.commands import main as cli
+from lambda_hat.config import Runtime, hydra_glue
+from lambda_hat.system import backend
 
 backend.start(
     Runtime(

@@ -14,7 +14,7 @@ from problems import config
 from lambda_hat import config as configs
 from lambda_hat import store
 from lambda_hat.analysis import accuracy
-from lambda_hat.errors import StoreError
+from lambda_hat.system.errors import StoreError
 from lambda_hat.targets import artifact
 
 ROOT = Path(__file__).parent.parent

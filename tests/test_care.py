@@ -9,8 +9,9 @@ from benchmarks.study import copy
 from test_cli import files, run_of
 
 from lambda_hat import store
-from lambda_hat.study import care, promote
-from lambda_hat.study import rows as looking
+from lambda_hat.commands import promote
+from lambda_hat.commands import store as care
+from lambda_hat.inspect import rows as looking
 
 
 def bad_to(status, run):
@@ -134,7 +135,7 @@ def test_rm_of_a_target_takes_its_runs_along(tiny, tool, tmp_path):
 
 
 def test_a_target_that_is_being_sampled_is_not_thrown_away(tiny, tool, tmp_path):
-    from lambda_hat import work
+    from lambda_hat.store import work
 
     directory = tmp_path / "runs" / "work" / f"{tiny.name}.run_hmc_aaaaaaaa"
     directory.mkdir(parents=True)

@@ -8,9 +8,10 @@ import numpy as np
 import problems
 import pytest
 
-from lambda_hat import checkpoint, parallel, stopping
-from lambda_hat.checkpoint import Journal
-from lambda_hat.errors import Stopped
+from lambda_hat.store import checkpoint
+from lambda_hat.store.checkpoint import Journal
+from lambda_hat.system import parallel, stopping
+from lambda_hat.system.errors import Stopped
 from lambda_hat.targets import artifact
 
 NOW = 0.0

@@ -105,7 +105,7 @@ def test_what_is_done_is_not_done_again_and_costs_no_jax(tiny, script, tmp_path)
     outcome = script("sample", "-m", *TINY, "sampler=hmc,mclmc", python=("-X", "importtime"))
     imported = {line.rpartition("|")[2].strip() for line in outcome.err.splitlines() if line.startswith("import time:")}
     assert outcome.code == 0
-    assert "lambda_hat.pipeline" in imported
+    assert "lambda_hat.jobs.pipeline" in imported
     assert not imported & {"jax", "blackjax", "arviz", "matplotlib", "xarray", "numpy", "scipy", "sklearn"}
     assert [line.split()[0] for line in outcome.out.splitlines() if "λ̂ =" in line] == ["hmc", "mclmc"]
     assert {k: v for k, v in files(tmp_path).items() if k != "jax.py"} == before
@@ -399,7 +399,7 @@ def test_ctrl_c_raises_nothing_where_it_falls_and_a_second_one_ends_at_once():
     """As inside a library's callback, where a KeyboardInterrupt is swallowed, or worse."""
     program = """
 import signal, time
-from lambda_hat import stopping
+from lambda_hat.system import stopping
 stopping.listen()
 with stopping.saving(lambda: print("saved", flush=True)):
     signal.raise_signal(signal.SIGINT)

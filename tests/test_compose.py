@@ -7,7 +7,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from lambda_hat import cli, hydra_glue
+from lambda_hat.commands import main as cli
+from lambda_hat.config import hydra_glue
 from lambda_hat.launch.compose import Composer
 
 ALIKE = [

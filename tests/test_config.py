@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from lambda_hat import config as configs
-from lambda_hat.errors import ConfigError
-from lambda_hat.launch import options
+from lambda_hat.config import launcher as options
+from lambda_hat.system.errors import ConfigError
 
 GROUPS = ("model", "data", "training", "posterior", "sampler", "logger")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]

@@ -10,8 +10,9 @@ from conftest import TINY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lambda_hat import cli, memory
+from lambda_hat.commands import main as cli
 from lambda_hat.config import HASHED, KINDS, Config, Runtime, Store
+from lambda_hat.jobs import memory
 from lambda_hat.launch import local
 
 LINES = int(os.environ.get("LAMBDA_HAT_FUZZ", "250"))

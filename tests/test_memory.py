@@ -6,8 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from lambda_hat import memory
-from lambda_hat.errors import UserError
+from lambda_hat.jobs import memory
+from lambda_hat.system.errors import UserError
 
 WIDTHS = ("model.depth=1", "model.widths=[4]", "training=teacher", "data.noise_model=none")
 PLAIN = ("sampler.metric=identity", "sampler.warmup=0", "sampler.step_size=0.01", "sampler.trajectory_length=0.01")

@@ -10,7 +10,8 @@ import problems
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from lambda_hat.targets import models, sizes
+from lambda_hat.config import sizes
+from lambda_hat.targets import models
 
 MLP = problems.config("model=small").model
 FAN_IN, FAN_OUT = 400, 200

@@ -12,9 +12,11 @@ import pytest
 from conftest import TINY
 from test_cli import NETWORK, assert_same_draws
 
-from lambda_hat import pipeline, work
-from lambda_hat.errors import StoreError
-from lambda_hat.launch import local, options, plan, script, slurm, submit, task, worker
+from lambda_hat.config import launcher as options
+from lambda_hat.jobs import pipeline
+from lambda_hat.launch import local, plan, script, slurm, submit, task, worker
+from lambda_hat.store import work
+from lambda_hat.system.errors import StoreError
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def wanted(compose):
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from lambda_hat import cli
+    from lambda_hat.commands import main as cli
 
     with initialize_config_dir(str(cli.CONF), version_base="1.3"):
         composed = hydra_compose("config", ["hydra/launcher=slurm"], return_hydra_config=True)

@@ -16,7 +16,9 @@ from conftest import ROOT, TINY
 from test_cli import run_of
 
 from lambda_hat import config as configs
-from lambda_hat import loggers, pipeline, progress, store, work
+from lambda_hat import store
+from lambda_hat.jobs import loggers, pipeline, progress
+from lambda_hat.store import work
 
 HMC = (*TINY, "sampler=hmc")
 REPORT = {"phase": "sample", "draw": 100, "draws": 1000, "llc": 10.0, "mcse": 0.2, "ess": 200.0, "rhat": 1.004}

@@ -15,7 +15,8 @@ import pytest
 from conftest import ROOT, TINY, Outcome
 from test_cli import assert_one_sentence, assert_same_analysis, assert_same_draws, files, run_of
 
-from lambda_hat import store, work
+from lambda_hat import store
+from lambda_hat.store import work
 
 KILLS = int(os.environ.get("LAMBDA_HAT_KILLS", "8"))
 RACERS = int(os.environ.get("LAMBDA_HAT_RACERS", "8"))

@@ -13,9 +13,11 @@ import pytest
 from benchmarks.study import copy
 from test_cli import run_of
 
-from lambda_hat import store, work
-from lambda_hat.study import draws, svg, tell
-from lambda_hat.study import rows as looking
+from lambda_hat import store
+from lambda_hat.inspect import rows as looking
+from lambda_hat.inspect import tell
+from lambda_hat.report import draws, svg
+from lambda_hat.store import work
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

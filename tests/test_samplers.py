@@ -10,10 +10,10 @@ import problems
 import pytest
 from problems import config
 
-from lambda_hat import checkpoint
 from lambda_hat.analysis import estimates
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
+from lambda_hat.store import checkpoint
 from lambda_hat.targets import curvature, losses, metrics, models, truths
 
 # --- λ̂ against exact values -------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT, TINY
 from test_cli import NETWORK, assert_same_draws
 
-from lambda_hat import store, work
+from lambda_hat import store
+from lambda_hat.store import work
 
 SLURM = (
     "hydra/launcher=slurm",

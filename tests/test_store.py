@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from lambda_hat import pipeline, store
-from lambda_hat.errors import ConfigError, StoreError
+from lambda_hat import store
+from lambda_hat.jobs import pipeline
+from lambda_hat.system.errors import ConfigError, StoreError
 
 TARGET = ({"kind": "toy", "widths": [8, 8], "scale": 0.1}, {"n": 10}, {"lr": 1e-3}, 0)
 RUN = ({"name": "hmc", "draws": 1000, "step_size": None}, {"beta": None, "gamma": 100.0})

@@ -17,11 +17,12 @@ from benchmarks.study import copy
 from conftest import ROOT, TINY
 from test_cli import files, run_of
 
-import lambda_hat.results
-from lambda_hat import store, work
-from lambda_hat.errors import StoreError
-from lambda_hat.study import rows as looking
-from lambda_hat.study import stop, tell
+import lambda_hat.inspect.results
+from lambda_hat import store
+from lambda_hat.inspect import rows as looking
+from lambda_hat.inspect import stop, tell
+from lambda_hat.store import work
+from lambda_hat.system.errors import StoreError
 
 GONE = {"host": "here", "machine": work._machine(), "pid": 1, "started": -1}
 """An owner on this machine that is dead."""
@@ -175,7 +176,7 @@ def test_a_damaged_result_is_shown_as_damaged_and_without_a_number(tiny, tool, t
     for name in ("status", "results"):
         outcome = tool(name)
         assert "damaged" in outcome.out and f"{value:.3f}" not in outcome.out
-    assert lambda_hat.results.load(tmp_path / "runs", sampler="hmc")["llc_mean"].isna().all()
+    assert lambda_hat.inspect.results.load(tmp_path / "runs", sampler="hmc")["llc_mean"].isna().all()
 
 
 def test_a_run_under_another_name_is_damaged(tiny, tmp_path):
@@ -352,7 +353,7 @@ def test_status_imports_nothing_heavy(tiny, tmp_path):
     argv = [sys.executable, "-X", "importtime", str(ROOT / "bin" / "status.py")]
     outcome = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines()}
-    assert "lambda_hat.study.rows" in imported
+    assert "lambda_hat.inspect.rows" in imported
     assert not imported & {"jax", "numpy", "pandas", "xarray", "hydra", "omegaconf", "matplotlib", "rich"}
 
 
@@ -552,7 +553,7 @@ ASKED = "target_id model n_data target_params L0 seed sampler llc_mean llc_std e
 
 def test_load_gives_a_tidy_frame(tiny, unfinished, tmp_path):
     copy(run_of(tiny, "hmc"), 3)
-    frame = lambda_hat.results.load(tmp_path / "runs")
+    frame = lambda_hat.inspect.results.load(tmp_path / "runs")
     assert set(ASKED) <= set(frame.columns) and len(frame) == 6 and frame["llc_mean"].dtype == float
     done = frame[frame["llc_mean"].notna()].set_index("run_id")
     assert len(done) == 3
@@ -567,15 +568,15 @@ def test_load_gives_a_tidy_frame(tiny, unfinished, tmp_path):
         "stale",
     ]
     assert sorted(done["sampler_seed"]) == [0, 0, 3]
-    assert len(lambda_hat.results.load(tmp_path / "runs", sampler=["hmc"], status=["ok", "warn", "bad"])) == 2
-    assert len(lambda_hat.results.load(tmp_path / "runs", n_data=61)) == 0
+    assert len(lambda_hat.inspect.results.load(tmp_path / "runs", sampler=["hmc"], status=["ok", "warn", "bad"])) == 2
+    assert len(lambda_hat.inspect.results.load(tmp_path / "runs", n_data=61)) == 0
     with pytest.raises(StoreError, match="no run here has such a setting"):
-        lambda_hat.results.load(tmp_path / "runs", nonsense=1)
+        lambda_hat.inspect.results.load(tmp_path / "runs", nonsense=1)
 
 
 def test_every_setting_that_varies_has_a_column(tiny, script, tmp_path):
     assert script("sample", *TINY[:3], "sampler.draws=9", *TINY[4:], "sampler=hmc", "posterior.gamma=50").code == 0
-    frame = lambda_hat.results.load(tmp_path / "runs", sampler="hmc")
+    frame = lambda_hat.inspect.results.load(tmp_path / "runs", sampler="hmc")
     assert sorted(frame["sampler.draws"]) == [8, 9] and sorted(frame["posterior.gamma"]) == [50, 100]
     assert "sampler.warmup" not in frame.columns
 
@@ -587,7 +588,7 @@ def test_files_hold_what_load_gives(tiny, tool, tmp_path, suffix):
     outcome = tool("results", "-o", f"out/table{suffix}")
     assert outcome.code == 0 and "2 lines" in outcome.out
     read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}[suffix]
-    frame, expected = read(tmp_path / "out" / f"table{suffix}"), lambda_hat.results.load("runs")
+    frame, expected = read(tmp_path / "out" / f"table{suffix}"), lambda_hat.inspect.results.load("runs")
     assert list(frame.columns) == list(expected.columns)
     np.testing.assert_allclose(frame["llc_mean"], expected["llc_mean"], rtol=1e-9)
     assert list(frame["directory"]) == list(expected["directory"])

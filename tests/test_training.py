@@ -10,8 +10,8 @@ import problems
 import pytest
 import scipy.linalg
 
-from lambda_hat import checkpoint
-from lambda_hat.errors import BrokeDown
+from lambda_hat.store import checkpoint
+from lambda_hat.system.errors import BrokeDown
 from lambda_hat.targets import artifact, curvature, data, losses, models, training
 
 LINEAR = (

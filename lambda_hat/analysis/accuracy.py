@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from lambda_hat import store
-from lambda_hat.errors import StoreError
+from lambda_hat.system.errors import StoreError
 
 GROSS = 0.05
 """An error above this share that lies outside three times the interval is called wrong."""

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from lambda_hat import pipeline, stopping
-from lambda_hat.errors import StoreError, UserError
+from lambda_hat.jobs import pipeline
 from lambda_hat.launch import plan, task
+from lambda_hat.system import stopping
+from lambda_hat.system.errors import StoreError, UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
-from lambda_hat import messages, pipeline, work
-from lambda_hat.errors import ConfigError, UserError
-from lambda_hat.hydra_glue import to_config
+from lambda_hat.config import messages
+from lambda_hat.config.hydra_glue import to_config
+from lambda_hat.jobs import pipeline
+from lambda_hat.store import work
+from lambda_hat.system.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 

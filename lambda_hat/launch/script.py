@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 
-from lambda_hat.errors import ConfigError
+from lambda_hat.system.errors import ConfigError
 
 
 def name(launch):

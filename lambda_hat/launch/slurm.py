@@ -7,7 +7,7 @@ import subprocess
 import time
 from typing import NamedTuple
 
-from lambda_hat.errors import UserError
+from lambda_hat.system.errors import UserError
 
 PATIENCE = 120
 """Seconds that a command of SLURM's may take; a busy controller needs some."""

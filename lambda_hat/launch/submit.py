@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from lambda_hat.errors import StoreError
 from lambda_hat.launch import plan, script, slurm, task
+from lambda_hat.system.errors import StoreError
 
 log = logging.getLogger(__name__)
 

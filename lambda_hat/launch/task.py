@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lambda_hat import pipeline, provenance, store, work
-from lambda_hat.errors import StoreError
-from lambda_hat.hydra_glue import config_from_plain
+from lambda_hat import store
+from lambda_hat.config.hydra_glue import config_from_plain
+from lambda_hat.jobs import pipeline
+from lambda_hat.store import provenance, work
+from lambda_hat.system.errors import StoreError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -6,9 +6,12 @@ import sys
 import time
 from typing import NamedTuple
 
-from lambda_hat import errors, pipeline, store, work
-from lambda_hat.errors import UserError
+from lambda_hat import store
+from lambda_hat.jobs import pipeline
 from lambda_hat.launch import slurm, task
+from lambda_hat.store import work
+from lambda_hat.system import errors
+from lambda_hat.system.errors import UserError
 
 log = logging.getLogger(__name__)
 

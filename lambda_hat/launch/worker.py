@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lambda_hat import stopping
+from lambda_hat.system import stopping
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ def main(directory):
     for name in ("jax", "absl", "arviz"):
         logging.getLogger(name).setLevel(logging.WARNING)
     stopping.listen()  # before anything takes long
-    from lambda_hat import hydra_glue
-    from lambda_hat.errors import Stopped, UserError
+    from lambda_hat.config import hydra_glue
     from lambda_hat.launch import task
+    from lambda_hat.system.errors import Stopped, UserError
 
     hydra_glue.register()
     try:
@@ -53,8 +53,8 @@ def _settle(told):
         os.sched_setaffinity(0, cores)
     if told["gpus"] == 0:  # where nothing keeps a job from the node's GPUs, it must not take one
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from lambda_hat import work
     from lambda_hat.launch import task
+    from lambda_hat.store import work
 
     where = f"SLURM job {work.slurm_job()}, " if work.slurm_job() else ""
     restarts = os.environ.get("SLURM_RESTART_COUNT")
@@ -91,8 +91,9 @@ def _make_all(told, directory):
 
 def _make(frozen, told):
     """Make one job; returns whether it failed."""
-    from lambda_hat import pipeline, store
-    from lambda_hat.errors import StoreError, UserError
+    from lambda_hat import store
+    from lambda_hat.jobs import pipeline
+    from lambda_hat.system.errors import StoreError, UserError
 
     sys.argv = frozen.command  # what records of this attempt say to type
     job = None
@@ -158,8 +159,9 @@ def _give_way(told, directory, number):
 
 
 def _leave_record(told, directory):
-    from lambda_hat import store, work
+    from lambda_hat import store
     from lambda_hat.launch import task
+    from lambda_hat.store import work
 
     error = (
         f"time was up {told['max_requeues'] + 1} times, as often as hydra.launcher.max_requeues lets it; the same command goes "

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 
-from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.store import checkpoint
+from lambda_hat.system import parallel
 
 LENGTHS = {True: (1.1,), False: (0.75, 0.375, 0.1875)}
 """Mean trajectory lengths that are tried in whitened and in plain coordinates, in units of the time in which the slowest direction

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
+from lambda_hat.store import checkpoint
+from lambda_hat.system import parallel
 
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_find_L_and_step_size
 
-from lambda_hat import checkpoint, parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.store import checkpoint
+from lambda_hat.system import parallel
 
 GRADIENTS_PER_STEP = 2
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat import checkpoint
 from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
+from lambda_hat.store import checkpoint
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import metrics
 

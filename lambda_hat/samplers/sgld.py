@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat import parallel
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.system import parallel
 from lambda_hat.targets import losses
 
 PROBES = 8

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from lambda_hat import provenance, store
+from lambda_hat import store
 from lambda_hat.config import TeacherData
+from lambda_hat.store import provenance
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import data as datasets
 from lambda_hat.targets import losses, models, training, truths

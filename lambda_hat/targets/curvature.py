@@ -19,7 +19,8 @@ import numpy as np
 import scipy.sparse.linalg
 from jaxtyping import Array, Float
 
-from lambda_hat import memory, parallel
+from lambda_hat.jobs import memory
+from lambda_hat.system import parallel
 from lambda_hat.targets import losses
 
 DENSE_LIMIT = memory.DENSE_LIMIT

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lambda_hat.config import MLP, DeepLinear, Monomial, NormalCrossing, Quadratic
-from lambda_hat.targets import sizes
+from lambda_hat.config import MLP, DeepLinear, Monomial, NormalCrossing, Quadratic, sizes
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "identity": lambda x: x}
 

@@ -16,9 +16,10 @@ import optax
 import scipy.optimize
 from threadpoolctl import threadpool_limits
 
-from lambda_hat import checkpoint, parallel, stopping
 from lambda_hat.config import Descent
-from lambda_hat.errors import BrokeDown
+from lambda_hat.store import checkpoint
+from lambda_hat.system import parallel, stopping
+from lambda_hat.system.errors import BrokeDown
 from lambda_hat.targets import curvature, losses, metrics
 
 PROXIMAL_ITERATIONS = 200

@@ -29,12 +29,12 @@ class LocalLauncher(BasicLauncher):
         super().__init__()
 
     def launch(self, job_overrides, initial_job_idx):
-        """Exit with the code of `lambda_hat.launch.options.run_all`."""
+        """Exit with the code of `lambda_hat.config.launcher.run_all`."""
         import sys
 
         from hydra.core.utils import configure_log, setup_globals
 
-        from lambda_hat.launch import options
+        from lambda_hat.config import launcher as options
         from lambda_hat.launch.compose import Composer
 
         setup_globals()

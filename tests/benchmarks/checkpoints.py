@@ -11,13 +11,15 @@ import time
 import hydra
 import numpy as np
 
-from lambda_hat import backend, hydra_glue, pipeline
-from lambda_hat.cli import CONF
+from lambda_hat.commands.main import CONF
+from lambda_hat.config import hydra_glue
+from lambda_hat.jobs import pipeline
+from lambda_hat.system import backend
 
 
 def run(root, minutes):
     """Seconds of a run, and of each checkpoint that it wrote."""
-    from lambda_hat import checkpoint
+    from lambda_hat.store import checkpoint
 
     words = ["experiment=base", "sampler=mclmc", "sampler.draws=100", "sampler.warmup=40", "sampler.mcse_target=null"]
     words += [f"store.root={root}", "force=true", "runtime.figures=false", f"runtime.checkpoint_minutes={minutes}"]

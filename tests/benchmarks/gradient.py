@@ -12,8 +12,9 @@ import time
 import hydra
 import numpy as np
 
-from lambda_hat import backend, hydra_glue
-from lambda_hat.cli import CONF
+from lambda_hat.commands.main import CONF
+from lambda_hat.config import hydra_glue
+from lambda_hat.system import backend
 
 SIDE = 2048
 LEAPFROGS = 20

@@ -19,9 +19,12 @@ from typing import NamedTuple
 import hydra
 import numpy as np
 
-from lambda_hat import backend, hydra_glue, pipeline, store
-from lambda_hat.cli import CONF
-from lambda_hat.errors import UserError
+from lambda_hat import store
+from lambda_hat.commands.main import CONF
+from lambda_hat.config import hydra_glue
+from lambda_hat.jobs import pipeline
+from lambda_hat.system import backend
+from lambda_hat.system.errors import UserError
 
 hydra_glue.register()
 with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

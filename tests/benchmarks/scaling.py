@@ -13,8 +13,10 @@ import time
 import hydra
 import numpy as np
 
-from lambda_hat import hydra_glue, pipeline, store
-from lambda_hat.cli import CONF
+from lambda_hat import store
+from lambda_hat.commands.main import CONF
+from lambda_hat.config import hydra_glue
+from lambda_hat.jobs import pipeline
 
 PARAMETERS = (100, 316, 1000, 3162, 10_000, 31_623, 100_000)
 PAIRS = (1000, 2000, 10_000, 50_000, 200_000)

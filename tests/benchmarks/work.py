@@ -12,8 +12,10 @@ import sys
 import hydra
 import numpy as np
 
-from lambda_hat import backend, hydra_glue, pipeline
-from lambda_hat.cli import CONF
+from lambda_hat.commands.main import CONF
+from lambda_hat.config import hydra_glue
+from lambda_hat.jobs import pipeline
+from lambda_hat.system import backend
 
 TARGET = 0.002
 SHORT = {

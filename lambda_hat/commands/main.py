@@ -1,0 +1,72 @@
+"""What the scripts in bin/ run: Hydra composes, we check, skip what is done, do the rest, and say what came out."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from lambda_hat.config import hydra_glue, messages
+from lambda_hat.config import launcher as options
+from lambda_hat.system import stopping
+from lambda_hat.system.errors import ConfigError, Stopped, UserError
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+
+
+def main(stage):
+    """Entry point of a script that makes targets (`target`) or runs (`run`)."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(_help())
+        return
+    logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
+    stopping.remember()
+    hydra_glue.register()
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through, so that this function can word them
+
+    def task(cfg):
+        try:
+            words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            if sweep := HydraConfig.get().sweeper.get("params"):
+                raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
+            sys.exit(options.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))
+        except UserError as error:  # here, since Hydra would print a line of its own before ours
+            sys.exit(str(error))
+
+    task.stage = stage
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except Exception as error:
+        if stopping.is_asked():
+            _end_interrupted(signal.SIGINT)
+        if full_error or not (isinstance(error, UserError) or messages.is_of_composition(error)):
+            raise
+        sys.exit(messages.of(error))
+    except (KeyboardInterrupt, Stopped) as stop:
+        _end_interrupted(getattr(stop, "signal", signal.SIGINT))
+
+
+def _end_interrupted(number):
+    try:
+        stopping.tell(number)
+        logging.shutdown()
+        sys.stdout.flush()  # which fails where Ctrl-C has ended its reader too (`| tee`)
+    finally:
+        os._exit(128 + number)  # JAX's threads, in the middle of compiling, do not bear the interpreter's own end
+
+
+def _help():
+    """Hydra's own takes half a second to find the groups."""
+    words = OmegaConf.load(CONF / "hydra" / "help" / "plain.yaml")
+    groups = [
+        folder
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir() and folder.name not in ("hydra", "common", "resources")
+    ]
+    listed = [f"{folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
+    return "\n".join([words.header, "Groups (group=option):", "", *listed, "", words.footer.rstrip()])

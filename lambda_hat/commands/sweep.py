@@ -1,0 +1,71 @@
+"""What a sweep's overrides would make: the rows of its combinations, composed as bin/sample.py does. Does no work."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import HydraContext, RunMode
+
+from lambda_hat import store
+from lambda_hat.commands import main as cli
+from lambda_hat.config import hydra_glue, messages
+from lambda_hat.inspect.row import Row, flat
+from lambda_hat.launch import plan
+from lambda_hat.launch.compose import Composer
+from lambda_hat.system.errors import ConfigError, UserError
+
+
+class Sweep(NamedTuple):
+    """The root that a sweep writes to, and its rows, all of them `missing`."""
+
+    root: Path
+    rows: list
+
+
+class _Combinations:
+    """Stands where Hydra has a launcher, and hands the combinations back."""
+
+    @staticmethod
+    def launch(job_overrides, initial_job_idx):
+        return job_overrides
+
+
+def rows(words, root=None):
+    """The `Sweep` that `bin/sample.py -m <words>` would run.
+
+    Arguments:
+        root: takes the place of store.root.
+
+    Raises:
+        ConfigError: where a combination cannot be run.
+    """
+    hydra_glue.register()
+    words = list(words) + ([f'store.root="{root}"'] if root is not None else [])
+    try:
+        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            master = loader.load_configuration("config", words, RunMode.MULTIRUN)
+            from hydra_plugins.lambda_hat_local import LocalSweeper  # once Hydra has loaded its plugins, not before
+
+            sweeper = LocalSweeper(master.hydra.sweeper.get("params"))
+            sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=None)
+            sweeper.launcher = _Combinations
+            compose = Composer(loader, master)
+            combinations = [
+                (partial(compose, found), found) for found in sweeper.sweep(list(master.hydra.overrides.task))
+            ]
+            jobs = [item.job for item in plan.checked("run", combinations)]
+    except Exception as error:
+        if isinstance(error, UserError) or not messages.is_of_composition(error):
+            raise
+        raise ConfigError(messages.of(error)) from error
+    return Sweep(jobs[0].paths.root, [_row(job) for job in jobs])
+
+
+def _row(job):
+    paths, config = job.paths, job.config
+    keys = store.STAGES["target"].keys + store.STAGES["run"].keys
+    settings = flat({key: store.plain(getattr(config, key)) for key in keys})
+    return Row("missing", "run", paths.target_id, paths.run_id, paths.run, settings, notes=["not begun"])

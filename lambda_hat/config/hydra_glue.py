@@ -1,0 +1,130 @@
+"""What Hydra needs to know of us: the schemas behind conf/, and the resolvers that conf/config.yaml uses.
+
+Below this module and store.py there are dataclasses only, no OmegaConf object.
+"""
+
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lambda_hat import store
+from lambda_hat.config import KINDS, Config, messages, range_problems
+from lambda_hat.config.launcher import Slurm
+from lambda_hat.system.errors import ConfigError
+
+STARTED = datetime.now()
+"""When this command began, the same for every combination of a sweep."""
+
+
+def register():
+    """Make schemas and resolvers known; safe to call twice."""
+    schemas = ConfigStore.instance()
+    schemas.store(group="schema", name="root", node=_schema(Config), package="_global_")
+    for group, kinds in KINDS.items():
+        for kind, cls in kinds.items():
+            schemas.store(group=f"schema/{group}", name=kind, node=_schema(cls))
+    schemas.store(group="schema/launcher", name="slurm", node=_schema(Slurm))
+    OmegaConf.register_new_resolver("digest", _digest, replace=True)
+    OmegaConf.register_new_resolver(
+        "first", lambda *values: next((v for v in values if v is not None), None), replace=True
+    )
+    OmegaConf.register_new_resolver("clock", STARTED.strftime, replace=True)
+
+
+def to_config(cfg):
+    """The composed Hydra configuration as one `Config` of dataclasses.
+
+    Raises:
+        ConfigError: for a setting that is unknown or missing, or cannot be resolved, or whose range is left.
+    """
+    _refuse_unknown(cfg)
+    settings = {}
+    try:
+        for name in sorted((f.name for f in fields(Config)), key=lambda name: name == "store"):
+            if name == "store" and (found := list(range_problems(settings))):  # before its ids are hashed from them
+                raise ConfigError("\n".join(found))
+            if OmegaConf.is_missing(cfg, name):
+                raise ConfigError(f"{name} is missing; set it on the command line, or do not delete it there.")
+            value = cfg[name]
+            settings[name] = OmegaConf.to_object(value) if isinstance(value, DictConfig) else value
+    except OmegaConfBaseException as error:
+        raise ConfigError(messages.of(error)) from error
+    return Config(**settings)
+
+
+def _refuse_unknown(cfg):
+    """`+key=value` opens even a closed configuration."""
+    expected = [f.name for f in fields(Config)]
+    for name in sorted(set(cfg) - {"hydra"}):
+        if name not in expected:
+            raise ConfigError(messages.unknown(name, expected))
+        _refuse_unknown_below(name, cfg._get_node(name))
+
+
+def _refuse_unknown_below(name, node):
+    if isinstance(node, DictConfig) and not node._is_missing() and is_dataclass(OmegaConf.get_type(node)):
+        known = [f.name for f in fields(OmegaConf.get_type(node))]
+        for key in node:
+            if key not in known:
+                raise ConfigError(messages.unknown(f"{name}.{key}", known))
+            _refuse_unknown_below(f"{name}.{key}", node._get_node(key))
+
+
+def group_from_plain(group, plain):
+    """A group's dataclass from the plain dictionary of a stored config.yaml, typed by its schema.
+
+    Raises:
+        ConfigError: for an unknown kind or key, a wrong type or a missing value.
+    """
+    kinds = KINDS[group]
+    kind = group if group in kinds else plain.get("name" if group in ("sampler", "logger") else "kind")
+    if kind not in kinds:
+        raise ConfigError(f"{group}: unknown kind {kind!r}; expected one of {', '.join(kinds)}.")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), plain))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}: {messages.of(error)}") from error
+
+
+def config_from_plain(plain):
+    """The `Config` that was kept as plain dictionaries.
+
+    Raises:
+        ConfigError: where it is not one that this version of lambda_hat can read.
+    """
+    settings = {}
+    for f in fields(Config):
+        if f.name not in plain:
+            raise ConfigError(f"{f.name} is missing in the kept configuration: another version of lambda_hat wrote it.")
+        value = plain[f.name]
+        if f.name in KINDS and value is not None:
+            value = group_from_plain(f.name, value)
+        elif is_dataclass(f.type):
+            try:
+                value = OmegaConf.to_object(OmegaConf.merge(_schema(f.type), value))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{f.name}: {messages.of(error)}") from error
+        settings[f.name] = value
+    return Config(**settings)
+
+
+def _schema(cls):
+    node = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(node, None)  # frozen dataclasses come read-only, and Hydra still has to merge into them
+    for child in node._content.values() if isinstance(node, DictConfig) else ():
+        if isinstance(child, DictConfig):
+            OmegaConf.set_readonly(child, None)
+    return node
+
+
+def _digest(stage, *nodes):
+    return store.digest(
+        stage,
+        [
+            OmegaConf.to_container(n, resolve=True, throw_on_missing=True) if OmegaConf.is_config(n) else n
+            for n in nodes
+        ],
+    )

@@ -1,0 +1,89 @@
+"""Composition errors in one sentence: what, expected, got, what to do."""
+
+import difflib
+import re
+import traceback
+from dataclasses import fields, is_dataclass
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from lambda_hat.system.errors import UserError
+
+_REWORDED = (  # Hydra's and OmegaConf's first lines, and what is said in their place
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"{key} must be a whole number; got \1."),
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"{key} must be a number; got \1."),
+    (r"Value '(.*)' is not a valid bool.*", r"{key} must be true or false; got \1."),
+    (r"Invalid value assigned: (\w+) is not a ListConfig.*", r"{key} must be a list such as [16,16]; got one \1."),
+    (r"Invalid type assigned: .* value: (.*)", r"{key} cannot be \1."),
+    (r"field '.*' is not Optional", r"{key} must not be null; give it a value, or leave it out."),
+    (r".*missing mandatory value.*", r"{key} is missing; give it a value."),
+    (r".* does not support deletion", r"{key} cannot be deleted; set it to another value instead."),
+    (r"Ambiguous value for argument '(.*)'", r"\1 has several values: add -m to run each, or write [a,b] for a list."),
+    (r"Sweep parameters '(.*)' requires --multirun", r"\1 has several values: add -m to run each."),
+    (r"Key '(.*)' not in 'Config'", r"\1: there is no such setting, or it was deleted with ~; leave the ~ out."),
+    (r"Multiple values for (\S+)\. .*", r"\1 is there already: write \1=… without the +."),
+    (r"Interpolation key '(.*)' not found", r"${\1} refers to a setting that does not exist."),
+    (r"Key '(.*)' is not in struct", r"{key}: there is no such setting; the YAML of its group lists what there is."),
+    (r"Error resolving interpolation '\$\{(\w+)\}'.*", r"\1 is missing; name an option, or leave the ~ out."),
+    (r"Recursive interpolation detected", r"{key} refers to itself; give it a value."),
+    (r".*Out of range float values are not JSON compliant", r"{key}: NaN and infinity cannot be hashed; give numbers."),
+    (r"In '.*': Could not find '(.*)/(.*)'", r"\1=\2: there is no such option; ls conf/\1 lists what there is."),
+    (r"Config group override must be a string or a list.*", "A group (model, data, …) cannot be null; name an option."),
+)
+
+
+def of(error):
+    """The sentence (or sentences, a line each) that the terminal shows for an error of ours, Hydra's or OmegaConf's."""
+    if isinstance(error, OverrideParseException) or "mismatched input" in str(error) or "Lexer" in str(error):
+        given = repr(getattr(error, "override", None) or "")
+        return f"{given} is not a setting: write key=value, or group=option, with no space around the =."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = [name for name in error.options if not name.startswith("_")]
+        return (
+            f"{group}={option}: there is no such option; expected one of {', '.join(options)}.{_near(option, options)}"
+        )
+    if isinstance(error, UserError):
+        return str(error)
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    kind = getattr(cause, "object_type", None)
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and is_dataclass(kind) and cause is not error:
+        return unknown(cause.full_key, [f.name for f in fields(kind)])
+    return _reworded(cause)
+
+
+def unknown(key, siblings):
+    """The sentence for a setting that does not exist beside those that do."""
+    group, dot, name = str(key).rpartition(".")
+    close = difflib.get_close_matches(name, siblings, 1)
+    near = f" Did you mean {group}{dot}{close[0]}?" if close else ""
+    return f"{key}: there is no such setting; expected one of {', '.join(siblings)}.{near}"
+
+
+def is_of_composition(error):
+    """Whether Hydra or OmegaConf raised this, of whatever type: it is about the command line, or a file in conf/."""
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return module.split(".")[0] in ("hydra", "omegaconf", "antlr4", "yaml")
+
+
+def _reworded(error):
+    key = getattr(error, "full_key", None)
+    text = (getattr(error, "msg", None) or str(error) or type(error).__name__).strip().splitlines()[0].strip()
+    text = re.sub(r"^While dereferencing interpolation '.*': ", "", text)
+    for pattern, words in _REWORDED:
+        if match := re.fullmatch(pattern, text):
+            return match.expand(words.replace("{key}", str(key or "A setting")))
+    if isinstance(error, HydraException):  # its second line says what to do
+        lines = [line.strip() for line in str(error).splitlines()[:2]]
+        text = " ".join(line for line in lines if line and "search path:" not in line)
+    text = text if text.endswith("?") else text.removesuffix(".") + "."
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _near(word, options):
+    close = difflib.get_close_matches(word, options, 1)
+    return f" Did you mean {close[0]}?" if close else ""

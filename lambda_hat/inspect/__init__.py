@@ -1,0 +1,1 @@
+"""What is under a root: records, tables, filters."""

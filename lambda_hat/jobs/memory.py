@@ -1,0 +1,135 @@
+"""How much memory a job will take, told from its configuration, and how much there is. Knows no JAX."""
+
+import os
+import re
+from pathlib import Path
+
+from lambda_hat.config import SGLD, Descent, Laplace, sizes
+from lambda_hat.system.errors import UserError
+
+GIB = 2**30
+
+PROCESS = 0.75 * GIB
+"""Python, JAX, the compiler and the plots. Measured: 0.5 to 0.85 GiB."""
+
+CHAIN_VECTORS = 16
+"""Vectors of p numbers in float64 that a chain takes at most, in states, trajectories and calls that overlap."""
+
+POLISH_VECTORS = 160
+"""Vectors that L-BFGS takes with 30 corrections."""
+
+DENSE_LIMIT, TOP, GROUP = 1000, 128, 64
+"""What `targets.curvature` goes by: where the whole Hessian ends, eigenpairs kept, pairs whose gradients are held at once."""
+
+
+def check(config, stage):
+    """Refuse a job that cannot fit.
+
+    Raises:
+        UserError: with what it is predicted to take, and what there is.
+    """
+    parts = predict(config, stage)
+    wanted, (there, whose) = sum(parts.values()), available(config.runtime.memory_limit)
+    if wanted > there:
+        raise UserError(f"{_words(parts, wanted)}, and {whose} {there / GIB:.3g} GiB: {_advice(parts)}.")
+
+
+def out_of_memory(error, config, stage):
+    """The same words for an error that says that memory has run out; None for any other error."""
+    if not isinstance(error, MemoryError) and not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
+        return None
+    parts = predict(config, stage)
+    there, whose = available(config.runtime.memory_limit)
+    return UserError(
+        f"Memory has run out. {_words(parts, sum(parts.values()))}, and {whose} {there / GIB:.3g} GiB, which others use "
+        f"too: {_advice(parts)}."
+    )
+
+
+def predict(config, stage):
+    """Bytes by what they are for, peaks of phases that follow each other counted once.
+
+    Arguments:
+        config: the `config.Config`.
+        stage: `target` or `run` (whose target may have to be built first).
+    """
+    p, layers = sizes.parameters(config.model), sizes.layers(config.model)
+    n = config.data.n_data if layers else 1
+    pair = layers[0] + layers[-1] if layers else 0
+    devices = config.runtime.devices or len(os.sched_getaffinity(0))
+    single = 4 if getattr(config.sampler, "dtype", "float32") == "float32" else 8
+    training = 8 * n * (2 * pair + 2 * max(layers or (0,))) + 8 * p * POLISH_VECTORS
+    if isinstance(config.training, Descent):
+        training += 16 * config.training.steps
+    if stage == "target":
+        return {"the process": PROCESS, "data and training": training}
+    sampler = config.sampler
+    data = n * pair * (8 + 2 * single * devices)
+    chains = 8 * CHAIN_VECTORS * sampler.chains * p
+    if isinstance(sampler, Laplace):
+        chains = 4 * single * sampler.chains * sampler.draws * p
+    elif isinstance(sampler, SGLD):
+        chains += 4 * single * sampler.chains * min(n, sampler.batch_size or n // 2) * max(layers or (0,))
+    draws = 9 * 8 * 3 * sampler.chains * sampler.draws
+    draws += 3 * 8 * sampler.chains * sampler.draws * p if sampler.save_params else 0
+    return {
+        "the process": PROCESS,
+        "data and training": max(data, training),
+        "the curvature": _curvature(p, layers, devices),
+        "chains": chains,
+        "draws": draws,
+    }
+
+
+def _curvature(p, layers, devices):
+    if p <= DENSE_LIMIT:
+        return 8 * 10 * p**2
+    if layers is None:
+        return 8 * 4 * p * min(TOP, p // 4)
+    return 4 * 4 * GROUP * p * devices + 8 * 6 * sum(units**2 for units in layers)
+
+
+def _words(parts, wanted):
+    most = max((name for name in parts if name != "the process"), key=parts.get)
+    return f"This job is predicted to take {wanted / GIB:.3g} GiB of memory, {parts[most] / GIB:.3g} of them for {most}"
+
+
+_ADVICE = {
+    "data and training": "make data.n_data or the model smaller",
+    "the curvature": "make the model smaller",
+    "chains": "take fewer sampler.chains or a smaller model",
+    "draws": "make fewer sampler.draws, or set sampler.save_params=false",
+}
+
+
+def _advice(parts):
+    most = max(_ADVICE, key=lambda name: parts.get(name, 0))
+    return f"{_ADVICE[most]}, raise runtime.memory_limit, or ask for more memory"
+
+
+def available(limit):
+    """Bytes that may be used, and who says so: as asked (in GiB), else the least of job, container and machine."""
+    if limit is not None:
+        return limit * GIB, "runtime.memory_limit is"
+    found = [(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine has")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_cgroups()):
+        try:
+            found.append((int(Path(path).read_text()), "this container has"))
+        except (OSError, ValueError):  # none, or `max`
+            continue
+    per_node, per_cpu = (os.environ.get(f"SLURM_MEM_PER_{unit}", "") for unit in ("NODE", "CPU"))
+    if per_node.isdigit() and int(per_node):
+        found.append((int(per_node) * 2**20, "this SLURM job has"))
+    elif per_cpu.isdigit() and int(per_cpu):
+        cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
+        found.append((int(per_cpu) * 2**20 * (int(cpus) if cpus.isdigit() else 1), "this SLURM job has"))
+    return min(found)
+
+
+def _own_cgroups():
+    """The limit files of this process's own control group, version 2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    return [f"/sys/fs/cgroup{line.split('::', 1)[1]}/memory.max" for line in lines if line.startswith("0::")]

@@ -1,0 +1,415 @@
+"""The way of the data: configuration → target → draws → analysis → directory. Nothing heavy is imported before it is needed."""
+
+import contextlib
+import logging
+import re
+import sys
+import time
+import traceback
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from lambda_hat import config as configs
+from lambda_hat import store
+from lambda_hat.config.hydra_glue import group_from_plain
+from lambda_hat.jobs import loggers, memory
+from lambda_hat.store import provenance, work
+from lambda_hat.system import stopping
+from lambda_hat.system.errors import BrokeDown, ConfigError, StoreError, of_disk
+
+log = logging.getLogger(__name__)
+
+META_KEYS = ("dims", "metrics", "hashes")
+RESULT_KEYS = ("sampler", "llc_mean", "llc_mcse", "llc_interval95", "ess", "rhat", "status", "status_reasons")
+"""What meta.json and analysis.json must have for this module to go on."""
+
+
+class Job(NamedTuple):
+    """One thing to be made.
+
+    Attributes:
+        stage: `target` or `run`.
+        config: its whole configuration, checked.
+        paths: where it lands.
+    """
+
+    stage: str
+    config: configs.Config
+    paths: store.Paths
+
+    @property
+    def directory(self):
+        """The directory that exists if and only if the job is done."""
+        return self.paths.target if self.stage == "target" else self.paths.run
+
+    @property
+    def settings(self):
+        """Everything that is hashed into the directory's path, as plain dictionaries."""
+        stages = ("target",) if self.stage == "target" else ("target", "run")
+        return store.plain({key: getattr(self.config, key) for stage in stages for key in store.STAGES[stage].keys})
+
+
+def job(stage, config):
+    """The `Job` of a configuration; an existing target's own configuration takes the place of the composed one.
+
+    Raises:
+        ConfigError: where the configuration cannot be run, or the package of the logger that was chosen is not installed.
+        StoreError: where `target=` names no target.
+    """
+    root = Path(config.store.root)
+    if config.target is not None:
+        directory = store.Paths(root, config.target).target
+        if not re.fullmatch(r"tgt_[0-9a-f]{12}", config.target) or not store.is_done(directory):
+            raise StoreError(
+                f"target={config.target}: there is no such target in {root / 'targets'}; ls that directory, or leave target out "
+                "to build one."
+            )
+        stored = store.open_config(directory, "target")
+        groups = {group: group_from_plain(group, stored[group]) for group in ("model", "data", "training")}
+        config = replace(config, **groups, seed=stored["seed"])
+    configs.check(config)
+    if config.logger is not None:
+        loggers.check(config.logger)
+    paths = store.Paths(root, config.target or _identifier(config, "target"), _identifier(config, "run"))
+    derived = {"target_id": paths.target_id, "run_id": paths.run_id, "target_dir": paths.target, "run_dir": paths.run}
+    for key, value in derived.items():
+        stated = getattr(config.store, key)
+        if Path(stated) != Path(value):
+            raise ConfigError(
+                f"store.{key} follows from the configuration and must be {str(value)!r}; got {stated!r}: leave it out; "
+                "store.root can be chosen."
+            )
+    return Job(stage, config, paths)
+
+
+def _identifier(config, stage):
+    name = "tgt" if stage == "target" else f"run_{config.sampler.name}"
+    return f"{name}_{store.digest(stage, _groups(config, stage).values())}"
+
+
+def is_done(job):
+    """Whether there is nothing to do. Imports no JAX."""
+    return not job.config.force and store.is_done(job.directory)
+
+
+def make(job, log_path=None):
+    """Do a job, or wait while another process does; a failure leaves a record in <root>/failures/ until the job succeeds.
+
+    Raises:
+        UserError: for what a user can mend.
+        Stopped, KeyboardInterrupt: where it was asked to stop; the same job then goes on from what is kept.
+        Exception: for what is our fault, with its traceback in the record.
+    """
+    record = job.paths.failure(job.stage)
+    try:
+        with work.lease(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
+            if lease is not None:
+                from lambda_hat.jobs import progress
+
+                with progress.shown(job, lease):
+                    _STAGES[job.stage](job, lease)
+    except Exception as error:
+        mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage)
+        with contextlib.suppress(OSError):  # where the disk is what failed
+            _record_failure(record, mended or error, log_path, job.settings)
+        if mended is not None:
+            raise mended from error
+        raise
+    for left in (record, record.with_suffix(".npz")):
+        left.unlink(missing_ok=True)
+
+
+def _record_failure(record, error, log_path, settings):
+    text = {
+        "error": str(error),
+        "kind": type(error).__name__,
+        "traceback": traceback.format_exc(),
+        "log": log_path,
+        "slurm_job": work.slurm_job(),
+        "command": sys.argv,
+        "settings": settings,
+        "created_at": store.now(),
+    }
+    record.parent.mkdir(exist_ok=True)
+    work.write(record, text)
+    if isinstance(error, BrokeDown):
+        _keep_arrays(record.with_suffix(".npz"), error.last_good)
+        log.error("the last good state is in %s", record.with_suffix(".npz"))
+
+
+def tidy(job):
+    """Finish what a process left undone that died between publishing a job and letting go of it: manifest line, work directory."""
+    if work.sweep(job.paths.work(job.stage)):
+        _index(job)
+
+
+def _keep_arrays(path, arrays):
+    import numpy as np
+
+    np.savez(path, **arrays)
+
+
+def _journal(job, lease, say, **more):
+    """The journal of a job: of no use to other code, packages, settings or devices, or to another target (in `more`)."""
+    import jax
+
+    from lambda_hat.store import checkpoint
+
+    identity = {
+        "configuration": {key: store.plain(value) for key, value in _groups(job.config, job.stage).items()},
+        "source": provenance.source_hash(),
+        "packages": provenance.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+    return checkpoint.Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say)
+
+
+# --- target -----------------------------------------------------------------------------------------------------------
+
+
+def _build(job, lease):
+    """Build and publish the job's target."""
+    paths, config = job.paths, job.config
+    memory.check(config, "target")
+    lease.report(phase="start", now=True)
+    from lambda_hat.system import backend
+
+    backend.start(config.runtime)
+    from lambda_hat.targets import artifact
+
+    began = time.perf_counter()
+    say = _progress(config)
+    lease.report(phase="train", now=True)
+    with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
+        target = artifact.build(config, say, journal)
+        target.meta["walltime_sec"] = time.perf_counter() - began
+        artifact.write(hidden, target, paths.target_id)
+        store.write_config(hidden, _groups(config, "target"))
+        stopping.check()
+        paths.targets.mkdir(exist_ok=True)
+        if config.force and store.is_done(paths.target):
+            log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
+        if not store.publish(hidden, paths.target):
+            log.info("%s was built by another process meanwhile; using that one", paths.target_id)
+            return
+    _index(job)
+    metrics = target.meta["metrics"]
+    say(
+        f"target: {paths.target}  L0 = {metrics['L0']:.6g}, |∇L| = {metrics['gradient_norm']:.2g}, further descent gains "
+        f"{metrics['further_descent_gain']:.2g} in units of λ̂  ({target.meta['walltime_sec']:.1f} s)"
+    )
+
+
+def _groups(config, stage):
+    return {key: getattr(config, key) for key in store.STAGES[stage].keys}
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def _run(job, lease):
+    """Sample the job's posterior and publish the run, building its target first where that is missing."""
+    paths, config = job.paths, job.config
+    memory.check(config, "run")
+    clock = Clock()
+    lease.report(phase="target", now=True)
+    make(job._replace(stage="target", config=replace(config, force=False)))
+    clock.lap("train")
+    lease.report(phase="start", now=True)
+    from lambda_hat.system import backend
+
+    backend.start(config.runtime)
+    clock.listen()
+    store.open_config(paths.target, "target", _groups(config, "target"))
+    store.read_json(paths.target / "meta.json", *META_KEYS)
+
+    from lambda_hat.analysis import analyse, estimates, status, trace
+    from lambda_hat.samplers import sample
+    from lambda_hat.targets import artifact
+
+    say = _progress(config)
+    target = artifact.read(paths.target, config.model, config.data)
+    clock.lap("start")
+    loss = target.loss(config.posterior)
+    curvature = artifact.curvature(paths.target, target, config.posterior, lease.build)
+    clock.lap("curvature")
+    n, w0 = target.meta["dims"]["n"], target.w0
+    beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
+
+    def enough(excess, acceptance):
+        found = estimates.summarise(excess)
+        lease.report(
+            phase="sample",
+            draw=excess.shape[1],
+            draws=config.sampler.draws,
+            llc=found.mean,
+            mcse=found.mcse,
+            ess=found.ess,
+            rhat=found.rhat,
+            acceptance=acceptance,
+        )
+        return status.is_enough(found, getattr(config.sampler, "mcse_target", None))
+
+    with _journal(job, lease, say, target=target.meta["hashes"]) as journal:
+        lease.report(phase="adapt", now=True)
+        result = sample.sample(
+            config.sampler,
+            config.posterior,
+            loss,
+            target.rows(config.sampler.dtype),
+            w0,
+            n,
+            curvature,
+            say,
+            enough,
+            journal,
+        )
+        clock.add("adapt", result.seconds["adapt"])
+        clock.add("sample", result.seconds["sample"])
+        clock.lap(None)
+
+        lease.report(phase="analyse", now=True)
+        summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
+        attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
+        tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
+        clock.lap("analyse")
+        with store.workspace(lease.build) as hidden:
+            trace.write(hidden / "trace.nc", tree)
+            store.write_config(hidden, _groups(config, "run"))
+            if result.draws.last_good is not None:
+                _keep_arrays(hidden / "last_good.npz", {"w_minus_w0": result.draws.last_good})
+            clock.lap("write")
+            if config.runtime.figures and not isinstance(config.sampler, configs.Laplace):
+                from lambda_hat.analysis import figures
+
+                (hidden / "diagnostics").mkdir()
+                figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
+            clock.lap("plot")
+            summary |= {
+                "curvature_fges": curvature.gradients,
+                "walltime_sec": clock.total(),
+                "timings_sec": clock.laps | {"compile": clock.compile_seconds},
+                "created_at": store.now(),
+                "provenance": provenance.summary() | {"log": lease.log},
+            }
+            store.write_json(hidden / "analysis.json", summary)
+            if config.force and store.is_done(paths.run):
+                log.info("the old run is now in %s", store.set_aside(paths.run, paths))
+            if not store.publish(hidden, paths.run):
+                log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
+                return
+    _index(job)
+    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["timings_sec"].items()))
+
+
+_STAGES = {"target": _build, "run": _run}
+
+
+def _index(job):
+    """Append a published job to its manifest, unless it is there."""
+    paths, config = job.paths, job.config
+    if job.stage == "target":
+        path, line = (
+            paths.catalog,
+            {
+                "target_id": paths.target_id,
+                "created_at": store.read_json(paths.target / "meta.json", "created_at")["created_at"],
+                "model": store.plain(config.model),
+                "data": store.plain(config.data),
+                "seed": config.seed,
+            },
+        )
+    else:
+        found = store.read_json(paths.run / "analysis.json", "walltime_sec", "created_at")
+        path, line = (
+            paths.runs,
+            {
+                "target_id": paths.target_id,
+                "sampler": config.sampler.name,
+                "hyperparams": store.plain({"sampler": config.sampler, "posterior": config.posterior}),
+                "walltime_sec": found["walltime_sec"],
+                "artifact_path": str(paths.run),
+                "created_at": found["created_at"],
+            },
+        )
+    store.append_line(path, line)
+
+
+class Clock:
+    """Wall-clock time by phase; compilation is measured by JAX itself and is part of the phases it happens in."""
+
+    def __init__(self):
+        self.laps, self._began = {"start": 0.0}, time.perf_counter()
+        self._last = self._began
+        self.compile_seconds = 0.0
+
+    def listen(self):
+        """Have JAX, which must have been started, tell how long it compiles."""
+        import jax
+
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+    def lap(self, name):
+        """Credit the time since the last lap to a phase (to none where `name` is None)."""
+        now = time.perf_counter()
+        if name is not None:
+            self.add(name, now - self._last)
+        self._last = now
+
+    def add(self, name, seconds):
+        """Credit seconds to a phase."""
+        self.laps[name] = self.laps.get(name, 0.0) + seconds
+
+    def total(self):
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._began
+
+    def _heard(self, event, seconds, **_):
+        if event.startswith("/jax/core/compile/"):
+            self.compile_seconds += seconds
+
+
+def _progress(config):
+    """A function that logs a line of progress, but for frequent ones: `lambda_hat.jobs.progress` shows how many draws there are."""
+
+    def say(line, frequent=False):
+        if config.runtime.progress and not frequent:
+            log.info("  %s", line)
+
+    return say
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+def fails(job):
+    """Whether a finished job counts as a failure: a run without a finite λ̂, or with strict=true one whose status is bad."""
+    if job.stage == "target":
+        return False
+    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
+    return found["llc_mean"] is None or (job.config.strict and found["status"] == "bad")
+
+
+def result_line(job):
+    """One line that says what a finished job found and where it is.
+
+    Raises:
+        StoreError: where its files are damaged, or its configuration is not the one that it is named after.
+    """
+    store.open_config(job.directory, job.stage, _groups(job.config, job.stage))
+    if job.stage == "target":
+        meta = store.read_json(job.directory / "meta.json", *META_KEYS)
+        return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
+    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
+    if found["llc_mean"] is None:
+        estimate = "λ̂ = none"
+    else:
+        error = "?" if found["llc_mcse"] is None else f"{found['llc_mcse']:.2g}"
+        low, high = ("?" if bound is None else f"{bound:.5g}" for bound in found["llc_interval95"])
+        estimate = f"λ̂ = {found['llc_mean']:.5g} ± {error}  95 % [{low}, {high}]"
+    ess = "–" if found["ess"] is None else f"{found['ess']:.0f}"
+    rhat = "–" if found["rhat"] is None else f"{found['rhat']:.4f}"
+    line = f"{found['sampler']:5}  {estimate}  ESS {ess}  R-hat {rhat}  {found['status']}  {job.directory}"
+    return "\n".join([line, *(f"       {found['status']}: {reason}" for reason in found["status_reasons"])])

@@ -1,0 +1,1 @@
+"""Errors, signals and devices: what everything else stands on."""
