@@ -39,6 +39,17 @@ TINY = (
 """Overrides of a job that is nearly all start-up."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="run the long tests as well: kills, races, fuzz, matrices")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--soak"):
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="a long test: run it with --soak"))
+
+
 class Outcome(NamedTuple):
     """What a command left: exit code, standard output and standard error."""
 
