@@ -3,7 +3,6 @@
 import numpy as np
 
 from lambda_hat.analysis import estimates, status
-from lambda_hat.config import MCLMC, SGLD, Laplace
 from lambda_hat.targets import truths
 
 
@@ -25,21 +24,19 @@ def analyse(config, target, result, beta, gamma):
     acceptance = float(np.mean(steps.acceptance))
     divergences = int(np.sum(steps.diverging))
     spread = llc.std
-    if isinstance(config.sampler, Laplace):
+    if result.bias.kind == "gaussian":
         budget = estimates.laplace_budget(result.laplace, llc, result.baseline_gain)
         verdict, reasons = status.judge_laplace(result.laplace, llc, result.baseline_gain)
         llc = llc._replace(mean=result.laplace, mcse=np.nan, ess=np.nan, rhat=np.nan)
     else:
-        budget = estimates.budget(
-            llc, *_discretisation(config.sampler, llc, controlled, stein, p, result.tuned), result.baseline_gain
-        )
+        budget = estimates.budget(llc, *_discretisation(result.bias, llc, controlled, stein, p), result.baseline_gain)
         verdict, reasons = status.judge(
             status.Evidence(
                 excess=records.excess,
                 distance2=records.distance2,
                 llc=llc,
                 low=budget.interval[0],
-                predicted_bias=result.tuned.get("predicted_bias", 0.0),
+                predicted_bias=result.bias.share,
                 stein=stein,
                 p=p,
                 w0_norm2=float(target.w0 @ target.w0),
@@ -91,20 +88,18 @@ def analyse(config, target, result, beta, gamma):
     }
 
 
-def _discretisation(sampler, llc, controlled, stein, p, tuned):
+def _discretisation(bias, llc, controlled, stein, p):
     """The bias of λ̂ that an unadjusted sampler's step makes, and which share of it is in doubt, as `estimates.budget` asks.
 
-    SGLD: predicted from the measured curvature and gradient noise, to first order: within a quarter where the posterior is
-    quadratic (the control variate explains L_n's variance), else within a half (2.3 % for 2.0 % on the 10k-parameter
-    network); where the Hessian at w0 vanishes it is a bound, and not taken off. MCLMC: by how much the Stein identity's residual
-    exceeds its own standard error; through the control variate where that explains most of L_n's variance.
+    Predicted to first order: within a quarter where the posterior is quadratic (the control variate explains L_n's variance),
+    else within a half (2.3 % for 2.0 % on the 10k-parameter network); a bound is not taken off. Measured: by how much the Stein
+    identity's residual exceeds its own standard error; through the control variate where that explains most of L_n's variance.
     """
     quadratic = controlled.mcse < 0.7 * llc.mcse
-    if isinstance(sampler, SGLD):
-        share = tuned["predicted_bias"]
-        doubt = None if tuned["predicted_bias_is_a_bound"] else 0.25 if quadratic else 0.5
-        return llc.mean * share / (1 + share), doubt
-    if isinstance(sampler, MCLMC):
+    if bias.kind in ("predicted", "bound"):
+        doubt = None if bias.kind == "bound" else 0.25 if quadratic else 0.5
+        return llc.mean * bias.share / (1 + bias.share), doubt
+    if bias.kind == "measured":
         found, error = llc.mean * (stein.mean / p - 1), llc.mean * stein.mcse / p
         if quadratic:
             found, error = llc.mean - controlled.mean, np.sqrt(llc.mcse**2 - controlled.mcse**2)

@@ -16,6 +16,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.samplers.base import Bias
 from lambda_hat.store import checkpoint
 from lambda_hat.system import parallel
 
@@ -123,6 +124,11 @@ def warm_up(config, loss, chains, states, first, draws, log):
             gradients += float(np.sum(out.steps.gradients))
     chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
     return loop.Settled(states, tuning, gradients, chosen)
+
+
+def bias(chosen):
+    """None: the Metropolis test removes what the integrator errs by."""
+    return Bias("none")
 
 
 def _radian(density):

@@ -16,6 +16,7 @@ from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_fin
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.samplers.base import Bias
 from lambda_hat.store import checkpoint
 from lambda_hat.system import parallel
 
@@ -106,6 +107,11 @@ def warm_up(config, loss, chains, states, first, draws, log):
         )
     settled = _trials(config, chains, states, tuning, "warmup", first, min(TRIAL_DRAWS, max(1, draws // 3)), log)
     return settled._replace(gradients=settled.gradients + spent)
+
+
+def bias(chosen):
+    """Measured: what the energy error is worth in λ̂ depends on the posterior."""
+    return Bias("measured")
 
 
 def _start(config, density):

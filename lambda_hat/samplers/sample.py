@@ -13,6 +13,7 @@ import numpy as np
 from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
+from lambda_hat.samplers.base import Bias
 from lambda_hat.store import checkpoint
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import metrics
@@ -47,6 +48,7 @@ class Result(NamedTuple):
         draws: `loop.Draws`.
         warmup_gradients: full-data gradients spent before the first recorded draw, all chains, tuning included.
         tuned: settings that were adapted or computed.
+        bias: of the draws' plain mean, as far as the sampler makes it.
         density: what was sampled.
         laplace: λ̂ if the posterior were the Gaussian of the curvature at w0.
         baseline_gain: by how much nβL_n + γ/2|w−w0|² falls below its value at w0, by a Newton step: the share of λ̂'s
@@ -57,6 +59,7 @@ class Result(NamedTuple):
     draws: loop.Draws
     warmup_gradients: float
     tuned: dict
+    bias: Bias
     density: densities.Density
     laplace: float
     baseline_gain: float
@@ -175,6 +178,7 @@ def sample(
         warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,
         tuned=tuned
         | {"metric": "curvature" if chains.density.metric.whitens else "identity", "laplace_ratio": laplace_ratio},
+        bias=method.bias(settled.chosen),
         density=chains.density,
         laplace=float(whitened.shares.trace()) / 2,
         baseline_gain=_baseline_gain(loss, whitened),
@@ -193,6 +197,7 @@ def _laplace(sampler, loss, whitened):
         draws=draws,
         warmup_gradients=CENTRE_GRADIENTS - 1,
         tuned={"metric": "curvature"},
+        bias=Bias("gaussian"),
         density=whitened,
         laplace=float(whitened.shares.trace()) / 2,
         baseline_gain=_baseline_gain(loss, whitened),
@@ -257,19 +262,24 @@ def _whiten_along(method, chains, states, draws, loss, log):
 
 
 class _Method(NamedTuple):
-    """A sampler made for a problem: its `loop.Algorithm`, and the two phases of its warm-up."""
+    """A sampler made for a problem: its `loop.Algorithm`, the two phases of its warm-up, and chosen settings → `Bias`."""
 
     algorithm: loop.Algorithm
     settle: Callable
     warm_up: Callable
+    bias: Callable
 
 
 def _hmc(sampler, loss, n, nbeta):
-    return _Method(hmc.algorithm(loss), partial(hmc.settle, sampler, loss), partial(hmc.warm_up, sampler, loss))
+    return _Method(
+        hmc.algorithm(loss), partial(hmc.settle, sampler, loss), partial(hmc.warm_up, sampler, loss), hmc.bias
+    )
 
 
 def _mclmc(sampler, loss, n, nbeta):
-    return _Method(mclmc.algorithm(loss), partial(mclmc.settle, sampler, loss), partial(mclmc.warm_up, sampler, loss))
+    return _Method(
+        mclmc.algorithm(loss), partial(mclmc.settle, sampler, loss), partial(mclmc.warm_up, sampler, loss), mclmc.bias
+    )
 
 
 def _sgld(sampler, loss, n, nbeta):
@@ -278,6 +288,7 @@ def _sgld(sampler, loss, n, nbeta):
         sgld.algorithm(sampler, loss, n, batch),
         partial(sgld.settle, sampler, loss, n=n, batch=batch),
         partial(sgld.warm_up, sampler, loss, n=n, batch=batch),
+        partial(sgld.bias, sampler),
     )
 
 

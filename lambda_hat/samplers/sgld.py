@@ -20,6 +20,7 @@ import numpy as np
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
+from lambda_hat.samplers.base import Bias
 from lambda_hat.system import parallel
 from lambda_hat.targets import losses
 
@@ -202,6 +203,14 @@ def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
     if config.precond != "none":
         chosen["stabilizer"] = float(settled.tuning.stabilizer)
     return settled._replace(chosen=chosen)
+
+
+def bias(config, chosen):
+    """Predicted (see `_measure`), unless a preconditioner follows the gradient: its own bias only the draws can tell."""
+    share = chosen["predicted_bias"]
+    if config.precond != "none":
+        return Bias("measured", share)
+    return Bias("bound" if chosen["predicted_bias_is_a_bound"] else "predicted", share)
 
 
 def _cheapest_thin(rate, cost):
