@@ -227,10 +227,10 @@ def _whiten_around(loss, whitened, seed, journal):
     return whitened._replace(metric=metric), size, spent + curvature.gradients
 
 
-def _curvature_along(loss, density, shifts, seed, journal):
+def _curvature_along(loss, density, shifts, seed, journal, mesh=None):
     """The mean curvature at w0 + shifts `[m, p]`."""
     points = np.asarray(density.w0, float) + shifts
-    found = journal.step("curvature", lambda: curvatures.along(loss, density.rows, points, seed).to_arrays())
+    found = journal.step("curvature", lambda: curvatures.along(loss, density.rows, points, seed, mesh).to_arrays())
     return curvatures.from_arrays(found)
 
 
@@ -254,7 +254,7 @@ def _whiten_along(method, chains, states, draws, loss, log):
     if not np.all(np.isfinite(points)):
         log("warm-up broke down before the curvature along the chains could be measured: keeping that at w0")
         return states, spent
-    curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal)
+    curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal, chains.mesh)
     metric = metrics.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
     chains.move(density._replace(metric=metric))
     spent += curvature.gradients + method.algorithm.init_cost * chains.config.chains

@@ -96,14 +96,18 @@ def at(loss, rows, w0, seed):
     return _decompose(_products(loss, rows, jnp.asarray(w0, rows.weight.dtype)), len(w0), rows, seed, 1e-3)
 
 
-def along(loss, rows, points, seed):
+def along(loss, rows, points, seed, mesh=None):
     """The mean curvature over points `[m, p]`, each seen by its own m-th part of the pairs: it costs no more than at one.
 
     An analytic model has no pairs to share out, and is seen whole at each.
+
+    Arguments:
+        mesh: the devices that `rows` lie on, whose number divides m; None where they lie on no mesh.
     """
     if is_layered(loss, points.shape[1]):
-        return _layered(loss, rows, points, seed)
-    found = _decompose(_mean_products(loss, rows, points), points.shape[1], rows, seed, 3e-2)
+        return _layered(loss, rows, points, seed, mesh)
+    products = _mean_products(loss, rows, points, mesh or parallel.mesh(len(points)))
+    found = _decompose(products, points.shape[1], rows, seed, 3e-2)
     return found if loss.potential is None else found._replace(gradients=found.gradients * len(points))
 
 
@@ -137,7 +141,7 @@ def is_layered(loss, p):
     return loss.potential is None and p > DENSE_LIMIT
 
 
-def _layered(loss, rows, points, seed):
+def _layered(loss, rows, points, seed, mesh=None):
     """The `LayerCurvature` over points `[m, p]`, which groups of pairs go to in turn."""
     n = int(np.count_nonzero(rows.weight))
     groups = len(points) * -(-EXAMPLES // (GROUP * len(points)))
@@ -145,7 +149,7 @@ def _layered(loss, rows, points, seed):
     rounds = -(-groups * GROUP // n)
     pairs = np.concatenate([generator.permutation(n) for _ in range(rounds)])[: groups * GROUP]
     points = jnp.asarray(points, rows.weight.dtype)
-    basis, spectrum = _layer_programs(loss, _layers(loss, points.shape[1]), groups)
+    basis, spectrum = _layer_programs(loss, _layers(loss, points.shape[1]), mesh or parallel.mesh(groups))
     keys = jax.random.split(jax.random.key(seed), groups)
     arguments = rows, points, jnp.asarray(pairs.reshape(groups, GROUP)), jnp.arange(groups) % len(points), keys
     left, right = jax.tree.map(lambda leaf: np.linalg.eigh(leaf)[1], basis(*arguments))
@@ -164,7 +168,7 @@ def _layers(loss, p):
 
 
 @lru_cache(maxsize=4)
-def _layer_programs(loss, shapes, groups):
+def _layer_programs(loss, shapes, mesh):
     """Sums over pairs: of G Gᵀ and GᵀG of each layer, and of (AᵀGB)² given A and B."""
     ends = np.cumsum([a * b for a, b in shapes])[:-1]
 
@@ -205,7 +209,7 @@ def _layer_programs(loss, shapes, groups):
 
         return total(squares, rows, points, pairs, numbers, keys)
 
-    mesh, split = parallel.mesh(groups), (False, False, True, True, True)
+    split = (False, False, True, True, True)
     return (
         jax.jit(parallel.shard(basis, mesh, split, (False, False))),
         jax.jit(parallel.shard(spectrum, mesh, (*split, False, False), False)),
@@ -230,20 +234,20 @@ def _products(loss, rows, w):
     return lambda vectors: function(rows, w, vectors)
 
 
-def _mean_products(loss, rows, points):
+def _mean_products(loss, rows, points, mesh):
     """As `_products`, of the mean Hessian over points `[m, p]`, spread over the devices by points."""
     count = len(points)
     if loss.potential is not None:
         parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), rows)
     else:
         parts = losses.deal(rows, count)
-    program = _mean_program(loss, count)
+    program = _mean_program(loss, count, mesh)
     points = jnp.asarray(points, rows.weight.dtype)
     return lambda vectors: program(parts, points, vectors)
 
 
 @lru_cache(maxsize=4)
-def _mean_program(loss, count):
+def _mean_program(loss, count, mesh):
     share = 1.0 if loss.potential is None else 1 / count
 
     def part(parts, points, vectors):
@@ -253,4 +257,4 @@ def _mean_program(loss, count):
 
         return jax.lax.psum(jax.lax.scan(add, jnp.zeros_like(vectors), (parts, points))[0], parallel.AXIS)
 
-    return jax.jit(parallel.shard(part, parallel.mesh(count), (True, True, False), False))
+    return jax.jit(parallel.shard(part, mesh, (True, True, False), False))
