@@ -11,14 +11,14 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from lambda_hat.targets import data
+from lambda_hat.targets import data, models
 
 CONFIG = problems.config("model=small", "model.in_dim=6")
 SCALE = 2.5
 
 
 def build(seed=0, model=CONFIG.model, **changes):
-    return data.build(replace(CONFIG.data, **{"n_data": 20_000} | changes), model, seed)
+    return data.build(replace(CONFIG.data, **{"n_data": 20_000} | changes), models.build(model), seed)
 
 
 def noise(**changes):
@@ -186,7 +186,7 @@ def test_balanced_teacher(widths, rank):
 
 def test_digits_are_scikit_learns():
     config = problems.config("data=digits")
-    built = data.build(config.data, config.model, 0)
+    built = data.build(config.data, models.build(config.model), 0)
     bunch = load_digits()
     assert built.y.dtype == np.int64
     order = np.lexsort(np.column_stack([built.x * 16, built.y]).T)
@@ -197,13 +197,13 @@ def test_digits_are_scikit_learns():
 
 def test_digits_subset():
     config = problems.config("data=digits", "data.n_data=100")
-    whole, part = (data.build(replace(config.data, n_data=n), config.model, 0) for n in (1797, 100))
+    whole, part = (data.build(replace(config.data, n_data=n), models.build(config.model), 0) for n in (1797, 100))
     np.testing.assert_array_equal(part.x, whole.x[:100])
     assert np.unique(part.x, axis=0).shape[0] == 100
 
 
 def test_analytic_models_have_no_inputs():
     config = problems.config("model=quadratic")
-    built = data.build(config.data, config.model, 0)
+    built = data.build(config.data, models.build(config.model), 0)
     assert built.x.shape == (1000, 0)
     assert built.teacher is None

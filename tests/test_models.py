@@ -120,4 +120,4 @@ def test_analytic_potentials():
 
 def test_spaced_curvatures():
     config = problems.config("model=quadratic", "model.dim=4", "model.curvature_min=0.01", "model.curvature_max=10")
-    np.testing.assert_allclose(models.curvatures(config.model), [0.01, 0.1, 1, 10])
+    np.testing.assert_allclose(models.build(config.model).curvatures, [0.01, 0.1, 1, 10])

@@ -25,7 +25,7 @@ def quadratic(*options):
     made = config(
         "model=quadratic", "model.dim=10", "data.n_data=1000", "posterior.gamma=1", "sampler.dtype=float64", *options
     )
-    exact = truths.finite_quadratic(models.curvatures(made.model), 1000 / np.log(1000), 1.0)
+    exact = truths.finite_quadratic(models.build(made.model).curvatures, 1000 / np.log(1000), 1.0)
     return problems.analytic(made), made, exact
 
 

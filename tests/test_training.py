@@ -159,7 +159,7 @@ def test_objective_is_spread_over_devices(monkeypatch):
 def test_teacher_training_returns_the_teacher():
     config = problems.config("model=deep_linear", "data.teacher_rank=2", "data.noise_model=none", "training=teacher")
     target = artifact.build(config, problems.silent)
-    teacher = data.build(config.data, config.model, config.seed).teacher
+    teacher = data.build(config.data, models.build(config.model), config.seed).teacher
     jax.tree.map(np.testing.assert_array_equal, target.params, teacher)
     assert target.meta["metrics"]["L0"] < 1e-25
     assert target.meta["truth"]["lambda"] == 9.5

@@ -8,7 +8,7 @@ import problems
 import pytest
 from scipy import integrate
 
-from lambda_hat.targets import artifact, truths
+from lambda_hat.targets import artifact, models, truths
 
 AOYAGI = [
     ((5, 3, 5), 0, 6.5, 2),
@@ -198,7 +198,7 @@ TEACHER = ("training=teacher", "data.noise_model=none")
 )
 def test_configurations_get_the_truth_of_their_model(options, expected):
     made = problems.config(*options)
-    truth = truths.of(made.model, made.data, made.training, None)
+    truth = models.build(made.model).truth(made.data, made.training, None)
     assert truth is None if expected is None else truth[:2] == expected and truth.local
 
 
@@ -222,6 +222,6 @@ def test_deeper_random_teachers_have_the_global_coefficient_only():
     made = problems.config(
         "model=deep_linear", "model.widths=[4,4]", "data.teacher_rank=1", "data.teacher_balanced=false", *TEACHER
     )
-    truth = truths.of(made.model, made.data, made.training, None)
+    truth = models.build(made.model).truth(made.data, made.training, None)
     assert truth.learning_coefficient == truths.deep_linear((5, 4, 4, 5), 1).learning_coefficient
     assert not truth.local

@@ -3,7 +3,6 @@
 import numpy as np
 
 from lambda_hat.analysis import estimates, status
-from lambda_hat.targets import truths
 
 
 def analyse(config, target, result, beta, gamma):
@@ -63,7 +62,7 @@ def analyse(config, target, result, beta, gamma):
         "rhat": llc.rhat,
         "status": verdict,
         "status_reasons": reasons,
-        "truth": _truth(config, target, llc, n * beta, gamma),
+        "truth": _truth(target, llc, n * beta, gamma),
         "n": n,
         "p": p,
         "beta": beta,
@@ -113,12 +112,12 @@ def _loss_name(config, target):
     return "cross-entropy" if np.issubdtype(target.y.dtype, np.integer) else config.posterior.loss
 
 
-def _truth(config, target, llc, nbeta, gamma):
+def _truth(target, llc, nbeta, gamma):
     """What is known of λ, and how far off λ̂ is: from its finite-(n, β, γ) value where that is known, and from λ."""
     known = target.meta["truth"]
     if known is None:
         return None
-    finite = truths.finite(config.model, nbeta, gamma)
+    finite = target.model.finite(nbeta, gamma)
     return known | {
         "finite": finite,
         "relative_error_finite": None if finite is None else llc.mean / finite - 1,

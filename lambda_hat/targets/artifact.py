@@ -11,11 +11,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lambda_hat import store
-from lambda_hat.config import TeacherData
+from lambda_hat.config import FromTeacher
 from lambda_hat.store import provenance
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import data as datasets
-from lambda_hat.targets import losses, models, training, truths
+from lambda_hat.targets import losses, models, training
 
 MOST_LOSSES = 16
 """Losses that are kept with what was compiled for them, in one process."""
@@ -48,8 +48,8 @@ class Target(NamedTuple):
 
     @property
     def widest(self):
-        """Units of the widest layer, inputs included."""
-        return max([1, self.x.shape[1], *self.model.widths])
+        """Numbers that the widest layer holds for one example, inputs included."""
+        return self.model.widest(self.params, self.x)
 
     def rows(self, dtype):
         """The data cut into chunks, in a precision."""
@@ -89,11 +89,12 @@ def build(config, log, journal=None):
         BrokeDown: where training does.
     """
     model = models.build(config.model)
-    data = datasets.build(config.data, config.model, config.seed)
+    data = datasets.build(config.data, model, config.seed)
     start = model.init(datasets.key(config.seed, "init"))
-    if config.training.kind == "teacher" and data.teacher is not None:
+    at_teacher = isinstance(config.training, FromTeacher)
+    if at_teacher and data.teacher is not None:
         start = data.teacher
-    noise_scale = config.data.noise_scale if isinstance(config.data, TeacherData) else None
+    noise_scale = datasets.source(config.data).noise_scale
     target = Target(model, start, data.x, data.y, noise_scale, {})
     flat, unravel = ravel_pytree(start)
     loss = losses.build(model, start, data.y, loss="nll", noise_scale=noise_scale, student_t_df=4.0)
@@ -102,9 +103,7 @@ def build(config, log, journal=None):
         config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training"), journal
     )
     params = unravel(jnp.asarray(minimum.w0))
-    truth = truths.of(
-        config.model, config.data, config.training, start if config.training.kind == "teacher" else params
-    )
+    truth = model.truth(config.data, config.training, start if at_teacher else params)
     meta = {
         "target_id": None,
         "created_at": store.now(),
@@ -116,6 +115,7 @@ def build(config, log, journal=None):
         "data_cfg": config.data,
         "training_cfg": config.training,
         "widths": list(model.widths),
+        "noise_scale": noise_scale,
         "dims": {"n": len(data.x), "d": data.x.shape[1], "p": int(flat.size)},
         "metrics": minimum.metrics,
         "truth": None
@@ -163,7 +163,7 @@ def read(directory, model_config, data_config):
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(leaves[jax.tree_util.keystr(path, simple=True, separator=".")]), shapes
     )
-    noise_scale = data_config.noise_scale if isinstance(data_config, TeacherData) else None
+    noise_scale = meta.get("noise_scale", datasets.source(data_config).noise_scale)
     return Target(model, params, data["X"], data["Y"], noise_scale, meta)
 
 

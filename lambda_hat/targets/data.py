@@ -1,13 +1,19 @@
-"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; and the handwritten digits."""
+"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; and the handwritten digits.
 
-import itertools
-from typing import NamedTuple
+Each is a subclass of `Source`; `_SOURCES` says which configuration is drawn by which.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Num
 
-from lambda_hat.config import Digits
+from lambda_hat.config import Digits, TeacherData
+from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import models
 
 STREAMS = ("x", "noise", "teacher", "init", "training")
@@ -15,38 +21,101 @@ STREAMS = ("x", "noise", "teacher", "init", "training")
 
 
 class Data(NamedTuple):
-    """The pairs (x, y) and where they came from.
+    """The pairs (x, y), and the teacher that the labels came from.
 
     Attributes:
-        x: inputs `[n, d]`, float64; `[n, 0]` for analytic models.
-        y: labels `[n, d_out]` float64, or class numbers `[n]` int64.
+        x: inputs `[n, …]`, float64 or integer; `[n, 0]` for analytic models.
+        y: labels `[n, …]` float64, or class numbers `[n, …]` int64.
         teacher: the teacher's parameters, or None.
         teacher_model: the `models.Model` they belong to, or None.
-        x_map: the linear map applied to the inputs if they were whitened, else None.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    teacher: models.Params | None
-    teacher_model: models.Model | None
+    x: Num[np.ndarray, "n ..."]
+    y: Num[np.ndarray, "n ..."]
+    teacher: models.Params | None = None
+    teacher_model: models.Model | None = None
 
 
-def build(config, model_config, seed):
-    """Draw the data set of a configuration.
+class Source(ABC):
+    """Where pairs come from.
+
+    Attributes:
+        config: its configuration.
+    """
+
+    config: Any
+
+    @property
+    @abstractmethod
+    def noise_scale(self) -> float | None:
+        """σ of real-valued labels as the likelihood takes it; None for class numbers."""
+
+    @abstractmethod
+    def draw(self, model: models.Model, seed: int) -> Data:
+        """The pairs for a model that is not analytic.
+
+        Raises:
+            ConfigError: where they do not fit the model.
+        """
+
+
+def source(config: Any) -> Source:
+    """The `Source` that a data configuration describes."""
+    return _SOURCES[type(config)](config)
+
+
+def build(config: Any, model: models.Model, seed: int) -> Data:
+    """Draw the data set of a configuration; an analytic model has no use for more than the number of pairs.
 
     Arguments:
-        config: `config.TeacherData` or `config.Digits`.
-        model_config: the model's configuration, for dimensions and for the teacher where it is to be like the model.
+        config: the data configuration.
+        model: for dimensions, and for the teacher where it is to be like the model.
         seed: the target's seed.
     """
-    if isinstance(config, Digits):
-        return _digits(config, seed)
-    if not hasattr(model_config, "in_dim"):
-        return Data(np.zeros((config.n_data, 0)), np.zeros((config.n_data, 0)), None, None)
-    x = _inputs(config, model_config.in_dim, rng(seed, "x"))
-    teacher, params = _teacher(config, model_config, key(seed, "teacher"))
-    clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
-    return Data(x, clean + _noise(config, x, clean.shape, rng(seed, "noise")), params, teacher)
+    if isinstance(model, models.Analytic):
+        return Data(np.zeros((config.n_data, 0)), np.zeros((config.n_data, 0)))
+    return source(config).draw(model, seed)
+
+
+@dataclass(frozen=True)
+class Teacher(Source):
+    """Labels from a teacher network, with noise."""
+
+    config: TeacherData
+
+    @property
+    def noise_scale(self):
+        return self.config.noise_scale
+
+    def draw(self, model, seed):
+        if model.in_dim is None:
+            raise ConfigError(
+                f"data={self.config.kind} draws inputs for a model that states in_dim, and this one does not: give it "
+                "in_dim, or take data=file."
+            )
+        x = _inputs(self.config, model.in_dim, rng(seed, "x"))
+        teacher, params = model.teacher(self.config, key(seed, "teacher"))
+        clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
+        return Data(x, clean + _noise(self.config, x, clean.shape, rng(seed, "noise")), params, teacher)
+
+
+@dataclass(frozen=True)
+class HandwrittenDigits(Source):
+    """Scikit-learn's digits."""
+
+    config: Digits
+    noise_scale = None
+
+    def draw(self, model, seed):
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        subset = rng(seed, "x").permutation(len(bunch.data))[: self.config.n_data]
+        return Data(bunch.data[subset] / 16.0, bunch.target[subset].astype(np.int64))
+
+
+_SOURCES = {TeacherData: Teacher, Digits: HandwrittenDigits}
+"""What draws the data of each configuration."""
 
 
 def rng(seed, stream):
@@ -131,62 +200,3 @@ _NOISES = {
     "outliers": _outliers,
     "none": lambda config, x, shape, generator: np.zeros(shape),
 }
-
-
-def _teacher(config, model_config, teacher_key):
-    """The teacher and its parameters: like the model but for what the data's configuration says."""
-    widths = tuple(config.teacher_widths) if config.teacher_widths else models.build(model_config).widths
-    activation = config.teacher_activation or getattr(model_config, "activation", "identity")
-    teacher = models.network(
-        model_config.in_dim,
-        widths,
-        model_config.out_dim,
-        activation=activation,
-        bias=getattr(model_config, "bias", False),
-        layernorm=getattr(model_config, "layernorm", False),
-        init=model_config.init,
-    )
-    params = teacher.init(teacher_key)
-    if config.teacher_rank is not None:
-        weights = [params[f"layer{i}"]["weight"] for i in range(len(widths) + 1)]
-        if config.teacher_balanced:
-            sizes = (model_config.in_dim, *widths, model_config.out_dim)
-            weights = balanced_layers(sizes, config.teacher_rank, config.teacher_singular_value, teacher_key)
-        else:
-            weights = cut_layers(weights, config.teacher_rank, teacher_key)
-        for i, weight in enumerate(weights):
-            params[f"layer{i}"]["weight"] = weight
-    return teacher, params
-
-
-def balanced_layers(sizes, rank, singular_value, key):
-    """Weights of a deep linear network at the balanced point: the deepest singularity above a map of this rank.
-
-    Layer i is Q_i diag(σ, …, σ, 0, …, 0) Q_{i+1}ᵀ with orthogonal Q, so that the same `rank` axes pass through all
-    layers and local λ equals the global one (Aoyagi's formula).
-    """
-    frames = [
-        jnp.linalg.qr(jax.random.normal(jax.random.fold_in(key, i), (size, size), jnp.float64))[0][:, :rank]
-        for i, size in enumerate(sizes)
-    ]
-    return [singular_value * left @ right.T for left, right in itertools.pairwise(frames)]
-
-
-def cut_layers(weights, rank, key):
-    """Weights of which one, drawn at random, keeps its `rank` largest singular values only.
-
-    After the random networks of Furman & Lau (arXiv 2402.03698): a point above a map of this rank that is often less
-    degenerate than the deepest one.
-    """
-    which = int(jax.random.randint(jax.random.fold_in(key, 0x637574), (), 0, len(weights)))
-    left, values, right = jnp.linalg.svd(weights[which], full_matrices=False)
-    cut = left[:, :rank] * values[:rank] @ right[:rank]
-    return [cut if i == which else weight for i, weight in enumerate(weights)]
-
-
-def _digits(config, seed):
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    subset = rng(seed, "x").permutation(len(bunch.data))[: config.n_data]
-    return Data(bunch.data[subset] / 16.0, bunch.target[subset].astype(np.int64), None, None)

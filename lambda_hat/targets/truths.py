@@ -1,4 +1,4 @@
-"""Learning coefficients that are known exactly, and for which model they hold."""
+"""Learning coefficients that are known exactly, as formulas; `targets.models` says for which model they hold."""
 
 import math
 from fractions import Fraction
@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.special
-
-from lambda_hat.config import DeepLinear, FromTeacher, Monomial, NormalCrossing, Quadratic, TeacherData
-from lambda_hat.targets import models
 
 
 class Truth(NamedTuple):
@@ -28,53 +25,12 @@ class Truth(NamedTuple):
     local: bool = True
 
 
-def of(model, data, training, params):
-    """The `Truth` at a target's w0, or None where it is not known.
-
-    For networks it is known where w0 is the teacher's own parameters, at the balanced point or at zero, and where the inputs
-    span their space; a trained w0 may be less degenerate than the formula's. Label noise moves the minimum, not the truth.
-
-    Arguments:
-        model, data, training: configurations.
-        params: the parameters at w0, looked at for the ranks of a random teacher's layers only.
-    """
-    if isinstance(model, Quadratic):
-        positive = int(np.count_nonzero(models.curvatures(model)))
-        return Truth(Fraction(positive, 2), 1, "regular minimum: half the number of positive curvatures")
-    if isinstance(model, NormalCrossing):
-        return normal_crossing(model.powers)
-    if isinstance(model, Monomial):
-        return monomial(model.powers)
-    at_teacher = isinstance(training, FromTeacher) and isinstance(data, TeacherData)
-    if not at_teacher or data.teacher_rank is None or data.n_data < model.in_dim:
-        return None
-    if isinstance(model, DeepLinear):
-        sizes = (model.in_dim, *model.widths, model.out_dim)
-        if data.teacher_balanced:
-            return deep_linear(sizes, data.teacher_rank)
-        if len(sizes) == 3:
-            first, second = (np.linalg.matrix_rank(np.asarray(params[f"layer{i}"]["weight"])) for i in (0, 1))
-            return two_layers(sizes, int(first), int(second), data.teacher_rank)
-        found = deep_linear(sizes, data.teacher_rank)
-        return found._replace(source="deep linear network (Aoyagi 2024), global: λ at w0 may exceed it", local=False)
-    one_hidden = (model.in_dim, model.out_dim, len(models.build(model).widths)) == (1, 1, 1)
-    if one_hidden and model.activation == "tanh" and not model.bias and not model.layernorm and data.teacher_rank == 0:
-        return tanh_zero(models.build(model).widths[0])
-    return None
-
-
-def finite(model, nbeta, gamma):
-    """λ̂ of the exact posterior of an analytic model at finite (n, β, γ); None where there is no formula."""
-    if isinstance(model, Quadratic):
-        return finite_quadratic(models.curvatures(model), nbeta, gamma)
-    if isinstance(model, NormalCrossing):
-        return finite_product([2 * k for k in model.powers], nbeta, gamma)
-    if isinstance(model, Monomial):
-        return sum(finite_product([power], nbeta / 2, gamma) for power in model.powers)
-    return None
-
-
 # --- λ ----------------------------------------------------------------------------------------------------------------
+
+
+def regular(directions):
+    """Truth of a regular minimum: half the number of directions of positive curvature."""
+    return Truth(Fraction(int(directions), 2), 1, "regular minimum: half the number of positive curvatures")
 
 
 def monomial(powers):
