@@ -225,56 +225,28 @@ def _run(job, lease):
     store.open_config(paths.target, "target", _groups(config, "target"))
     store.read_json(paths.target / "meta.json", *META_KEYS)
 
-    from lambda_hat.analysis import analyse, estimates, status, trace
-    from lambda_hat.samplers import sample
+    from lambda_hat.analysis import estimation, trace
     from lambda_hat.targets import artifact
 
     say = _progress(config)
     target = artifact.read(paths.target, config.model, config.data)
     clock.lap("start")
-    loss = target.loss(config.posterior)
     curvature = artifact.curvature(paths.target, target, config.posterior, lease.build)
     clock.lap("curvature")
-    n, w0 = target.meta["dims"]["n"], target.w0
-    beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
-
-    def enough(excess, acceptance):
-        found = estimates.summarise(excess)
-        lease.report(
-            phase="sample",
-            draw=excess.shape[1],
-            draws=config.sampler.draws,
-            llc=found.mean,
-            mcse=found.mcse,
-            ess=found.ess,
-            rhat=found.rhat,
-            acceptance=acceptance,
-        )
-        return status.is_enough(found, getattr(config.sampler, "mcse_target", None))
-
     with _journal(job, lease, say, target=target.meta["hashes"]) as journal:
-        lease.report(phase="adapt", now=True)
-        result = sample.sample(
-            config.sampler,
-            config.posterior,
-            loss,
-            target.rows(config.sampler.dtype),
-            w0,
-            n,
+        result, summary, tree, seconds = estimation.estimate_llc(
+            target,
             curvature,
-            say,
-            enough,
-            journal,
+            config,
+            log=say,
+            report=lease.report,
+            journal=journal,
+            identity={"target_id": paths.target_id, "run_id": paths.run_id},
         )
-        clock.add("adapt", result.seconds["adapt"])
-        clock.add("sample", result.seconds["sample"])
+        summary = store.plain(summary)
+        for phase, spent in seconds.items():
+            clock.add(phase, spent)
         clock.lap(None)
-
-        lease.report(phase="analyse", now=True)
-        summary = store.plain(analyse.analyse(config, target, result, beta, gamma))
-        attributes = {"target_id": paths.target_id, "run_id": paths.run_id, "n": n, "beta": beta, "gamma": gamma}
-        tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
-        clock.lap("analyse")
         with store.workspace(lease.build) as hidden:
             trace.write(hidden / "trace.nc", tree)
             store.write_config(hidden, _groups(config, "run"))
