@@ -1,10 +1,7 @@
 #!/usr/bin/env python
-"""Build targets alone: data, network and minimum.
+"""The command lambda-hat-build-target, run from a source tree: see lambda_hat/commands/build_target.py."""
 
-python bin/build_target.py -m seed=1,2,3
-"""
-
-from lambda_hat.commands.main import main
+from lambda_hat.commands.build_target import main
 
 if __name__ == "__main__":
-    main("target")
+    main()

@@ -1,13 +1,7 @@
 #!/usr/bin/env python
-"""All runs as one tidy table, a line for each, and summaries by group.
+"""The command lambda-hat-results, run from a source tree: see lambda_hat/commands/results.py."""
 
-python bin/results.py                                     # what varies, λ̂ and its error, status
-python bin/results.py groupby=sampler,n_data              # a line for each group
-python bin/results.py sampler=hmc status=ok -o hmc.csv    # all columns, to a file: .csv .parquet .json
-python -c 'import lambda_hat.inspect.results as r; print(r.load("runs"))'    # a pandas DataFrame
-"""
-
-from lambda_hat.commands import results as summary
+from lambda_hat.commands.results import main
 
 if __name__ == "__main__":
-    summary.main(__doc__)
+    main()

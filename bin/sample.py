@@ -1,10 +1,7 @@
 #!/usr/bin/env python
-"""Sample the local posterior of a target, which is trained first where that is missing.
+"""The command lambda-hat-sample, run from a source tree: see lambda_hat/commands/sample.py."""
 
-python bin/sample.py -m sampler=hmc,sgld,mclmc
-"""
-
-from lambda_hat.commands.main import main
+from lambda_hat.commands.sample import main
 
 if __name__ == "__main__":
-    main("run")
+    main()

@@ -1,3 +1,24 @@
 """Local Learning Coefficients of small neural networks. Importing this costs nothing: no JAX, no plotting."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "load_results": ("lambda_hat.inspect.results", "load"),
+}
+"""Where the public names live; a module is imported when its name is first used."""
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

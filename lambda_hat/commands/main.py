@@ -4,18 +4,17 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lambda_hat.config import hydra_glue, messages
-from lambda_hat.config import launcher as options
-from lambda_hat.system import stopping
+from lambda_hat.config import hydra_glue, launcher, messages, options
+from lambda_hat.config.options import conf_directory
+from lambda_hat.system import stopping, terminal
 from lambda_hat.system.errors import ConfigError, Stopped, UserError
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+CONF = conf_directory()
 
 
 def main(stage):
@@ -34,7 +33,7 @@ def main(stage):
             words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
-            sys.exit(options.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))
+            sys.exit(launcher.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))
 
@@ -62,11 +61,9 @@ def _end_interrupted(number):
 
 def _help():
     """Hydra's own takes half a second to find the groups."""
-    words = OmegaConf.load(CONF / "hydra" / "help" / "plain.yaml")
-    groups = [
-        folder
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name not in ("hydra", "common", "resources")
-    ]
-    listed = [f"{folder.name}: {', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}" for folder in groups]
-    return "\n".join([words.header, "Groups (group=option):", "", *listed, "", words.footer.rstrip()])
+    text = OmegaConf.load(conf_directory() / "hydra" / "help" / "plain.yaml")
+    listed = [f"{group}: {', '.join(options.options(group))}" for group in options.groups()]
+    lines = "\n".join([text.header, "Groups (group=option):", "", *listed, "", text.footer.rstrip()])
+    for name in ("sample", "build_target"):
+        lines = lines.replace(f"python bin/{name}.py", terminal.program(name))
+    return lines

@@ -30,14 +30,14 @@ FIGURES = {"single": ["running_llc"], "gallery": ["running_llc", "trace", "rank"
 
 DOC = """Copy the figures and the table of the newest or the best run of each sampler to a place that keeps its name.
 
-    lambda-hat-promote single runs --to docs/figures --figure running_llc
-    lambda-hat-promote gallery runs target=tgt_0ba2ae26b480 --to docs/gallery --figure running_llc --figure trace
+    %(prog)s single runs --to docs/figures --figure running_llc
+    %(prog)s gallery runs target=tgt_0ba2ae26b480 --to docs/gallery --figure running_llc --figure trace
 """
 
 
-def main(doc=DOC):
+def main():
     """Entry point of bin/promote.py and of lambda-hat-promote."""
-    parser = tell.parser(doc)
+    parser = tell.parser(DOC)
     parser.add_argument("kind", choices=FIGURES, help="one figure a sampler; or several, with Markdown")
     tell.add_words(parser)
     parser.add_argument(

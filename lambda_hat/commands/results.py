@@ -7,13 +7,21 @@ from lambda_hat.inspect import choose, files, results, tell
 from lambda_hat.inspect import rows as looking
 from lambda_hat.inspect.row import duration, show
 
+DOC = """All runs as one tidy table, a line for each, and summaries by group.
+
+    %(prog)s                                     # what varies, λ̂ and its error, status
+    %(prog)s groupby=sampler,n_data              # a line for each group
+    %(prog)s sampler=hmc status=ok -o hmc.csv    # all columns, to a file: .csv .parquet .json
+    python -c 'import lambda_hat; print(lambda_hat.load_results("runs"))'    # a pandas DataFrame
+"""
+
 SHOWN = ("target_id", "model", "n_data", "target_params", "seed", "sampler", "sampler_seed")
 """Columns that the terminal shows, where they vary, before the result's."""
 
 
-def main(doc):
-    """Entry point of bin/results.py."""
-    parser = tell.parser(doc)
+def main():
+    """Entry point of bin/results.py and of lambda-hat-results."""
+    parser = tell.parser(DOC)
     tell.add_words(parser, "; groupby=sampler,n_data makes a line for each group")
     parser.add_argument("--csv", action="store_true", help="print CSV, with all columns")
     parser.add_argument("-o", "--output", metavar="FILE", help="write all columns to FILE.csv, .parquet or .json")

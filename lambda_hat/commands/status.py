@@ -7,12 +7,20 @@ from lambda_hat.inspect import rows as looking
 from lambda_hat.inspect.row import STATES, duration, show
 from lambda_hat.inspect.tell import interval
 
+DOC = """What is there: every run's status, λ̂ ± its error, and its warnings.
+
+    %(prog)s                                    # everything under runs/
+    %(prog)s /data/runs sampler=hmc status=bad,failed data.n_data=500
+    %(prog)s -m sampler=hmc,sgld seed=1,2,3     # this sweep, and what of it is missing
+    %(prog)s --diff run_hmc_3c7d73da run_hmc_f047d87a
+"""
+
 SHARED_WIDTH = 118
 
 
-def main(doc):
-    """Entry point of bin/status.py."""
-    parser = tell.parser(doc)
+def main():
+    """Entry point of bin/status.py and of lambda-hat-status."""
+    parser = tell.parser(DOC)
     tell.add_words(parser)
     add_sweep(parser)
     ways = parser.add_mutually_exclusive_group()
@@ -73,7 +81,7 @@ def add_sweep(parser):
         "--sweep",
         nargs="+",
         metavar="override",
-        help="sample.py's words: shows each of these combinations, whether or not it has been begun",
+        help="a sweep's overrides, as for sampling: shows each combination, whether or not it has been begun",
     )
 
 

@@ -15,13 +15,22 @@ from lambda_hat.inspect.row import RUN, TARGET
 from lambda_hat.inspect.stop import used
 from lambda_hat.system.errors import StoreError, UserError
 
+DOC = """Care for what is stored: check that it is whole, how large it is; move runs into the trash.
+
+    %(prog)s verify                         # reads every file again; exit code 1 where one is damaged
+    %(prog)s reindex                        # _catalog.jsonl and _runs.jsonl, from the directories
+    %(prog)s du
+    %(prog)s rm status=bad sampler=sgld     # moves to <root>/trash/
+    %(prog)s restore runs/trash/20260101T120000_000000
+"""
+
 ADDED = ("_runs.jsonl", store.SUMS)
 """Files of a published directory that its list of hashes cannot have."""
 
 
-def main(doc):
-    """Entry point of bin/store.py."""
-    parser = tell.parser(doc)
+def main():
+    """Entry point of bin/store.py and of lambda-hat-store."""
+    parser = tell.parser(DOC)
     meanings = "; ".join(f"{name}: {act.__doc__.strip()}" for name, act in _ACTIONS.items())
     parser.add_argument("action", choices=_ACTIONS, help=meanings)
     tell.add_words(parser)

@@ -9,8 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 
 from lambda_hat import store
-from lambda_hat.commands import main as cli
 from lambda_hat.config import hydra_glue, messages
+from lambda_hat.config.options import conf_directory
 from lambda_hat.inspect.row import Row, flat
 from lambda_hat.launch import plan
 from lambda_hat.launch.compose import Composer
@@ -44,7 +44,7 @@ def rows(words, root=None):
     hydra_glue.register()
     words = list(words) + ([f'store.root="{root}"'] if root is not None else [])
     try:
-        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             master = loader.load_configuration("config", words, RunMode.MULTIRUN)
             from hydra_plugins.lambda_hat_local import LocalSweeper  # once Hydra has loaded its plugins, not before

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lambda_hat import store
 from lambda_hat.inspect import completion
+from lambda_hat.system import terminal
 from lambda_hat.system.errors import UserError
 
 RUNS = Path("runs")
@@ -43,9 +44,10 @@ class Table(NamedTuple):
 
 
 def parser(doc, **options):
-    """A command's argument parser: where to look, filters, `--json`. `doc` is the script's own docstring."""
+    """A command's argument parser: where to look, filters, `--json`. `doc` may name the program as %(prog)s."""
     head, _, rest = doc.partition("\n\n")
     made = argparse.ArgumentParser(
+        prog=terminal.program(),
         description=head,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -59,7 +59,8 @@ class Frozen(NamedTuple):
 
 def command(item, script):
     """The words that make this item alone, here and now."""
-    name = {"target": "build_target.py", "run": "sample.py"}[item.job.stage]
+    name = {"target": "build_target", "run": "sample"}[item.job.stage]
+    name = f"{name}.py" if script.endswith(".py") else f"lambda-hat-{name.replace('_', '-')}"
     words = [word for word in item.words if not word.startswith(("hydra.", "hydra/"))]
     return [str(Path(script).with_name(name)), *words]
 
