@@ -177,25 +177,25 @@ def test_what_is_frozen_is_what_runs(item, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        (slurm.Entry("FAILED", "", "1:0"), "failed with exit code 1"),
-        (slurm.Entry("FAILED", "", "0:9"), "was killed by signal 9, as the kernel does when memory is short"),
-        (slurm.Entry("FAILED", "", "139:0"), "was killed by signal 11"),
-        (slurm.Entry("CANCELLED by 1001"), "was cancelled by user 1001"),
-        (slurm.Entry("OUT_OF_MEMORY", "", "0:125"), "took more memory than it had asked for (mem_gb)"),
-        (slurm.Entry("NODE_FAIL"), "was lost with its node"),
-        (slurm.Entry("LAUNCH_FAILED"), "ended as LAUNCH_FAILED"),
+        (slurm.JobState("FAILED", "", "1:0"), "failed with exit code 1"),
+        (slurm.JobState("FAILED", "", "0:9"), "was killed by signal 9, as the kernel does when memory is short"),
+        (slurm.JobState("FAILED", "", "139:0"), "was killed by signal 11"),
+        (slurm.JobState("CANCELLED by 1001"), "was cancelled by user 1001"),
+        (slurm.JobState("OUT_OF_MEMORY", "", "0:125"), "took more memory than it had asked for (mem_gb)"),
+        (slurm.JobState("NODE_FAIL"), "was lost with its node"),
+        (slurm.JobState("LAUNCH_FAILED"), "ended as LAUNCH_FAILED"),
     ],
 )
 def test_ends_in_words(entry, words):
-    assert entry.words() == words and entry.is_over
+    assert entry.ending == words and entry.is_over
 
 
 def test_a_job_whose_dependency_cannot_be_met_is_over_and_a_held_one_is_stuck():
-    assert slurm.Entry("PENDING", "DependencyNeverSatisfied").is_over
-    held = slurm.Entry("PENDING", "JobHeldUser")
+    assert slurm.JobState("PENDING", "DependencyNeverSatisfied").is_over
+    held = slurm.JobState("PENDING", "JobHeldUser")
     assert not held.is_over and "scontrol release" in held.stuck
-    assert slurm.Entry("PENDING", "Resources").stuck is None
-    assert slurm.Entry("COMPLETING").runs and not slurm.Entry("REQUEUED").is_over
+    assert slurm.JobState("PENDING", "Resources").stuck is None
+    assert slurm.JobState("COMPLETING").runs and not slurm.JobState("REQUEUED").is_over
 
 
 def test_what_an_allocation_has_set_is_not_handed_on(monkeypatch):

@@ -1,4 +1,4 @@
-"""SLURM's commands: what they are asked, one call for all jobs, and what their answers mean in words."""
+"""SLURM's commands: the states of many jobs in one call, what those states mean in words, and cancelling."""
 
 import getpass
 import os
@@ -55,8 +55,8 @@ class SlurmError(UserError):
     """SLURM refused, or does not answer."""
 
 
-class Entry(NamedTuple):
-    """A job as the controller knows it.
+class JobState(NamedTuple):
+    """A job as the controller or accounting knows it.
 
     Attributes:
         state: in SLURM's words: PENDING, RUNNING, …
@@ -83,8 +83,9 @@ class Entry(NamedTuple):
         """Why it will not start by itself, in words; None where it will."""
         return STUCK.get(self.reason) if self.state in WAITING else None
 
-    def words(self):
-        """How it ended."""
+    @property
+    def ending(self):
+        """How it ended, in words."""
         state = self.state.split()[0]
         if state == "CANCELLED":
             by = f" by user {self.state.split()[-1]}" if " by " in self.state else ""
@@ -146,11 +147,75 @@ def submit(options, script, directory):
 
 
 def queue(users=()):
-    """All jobs of these users and of oneself that the controller remembers, ended ones too → `Entry`, by id (`12_3`)."""
+    """All jobs of these users and of oneself that the controller remembers, ended ones too → `JobState`, by id (`12_3`)."""
     names = ",".join(sorted({*users, getpass.getuser()}))
     text = call("squeue", "-h", "-r", "-t", "all", "-u", names, "-o", "%i|%T|%r", attempts=ATTEMPTS)
     fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
-    return {number: Entry(state, reason) for number, state, reason in fields}
+    return {number: JobState(state, reason) for number, state, reason in fields}
+
+
+def states(jobs, ended=True):
+    """The states of jobs, in one call of squeue and, for those that it does not know or that have ended, one of sacct.
+
+    Arguments:
+        jobs: ids as squeue shows them, `12` or `12_3`.
+        ended: whether accounting is asked about jobs that have ended, for their exit codes.
+
+    Returns:
+        a `JobState` by id; a job that neither knows is not in it.
+
+    Raises:
+        SlurmError: where SLURM is not installed here or its controller does not answer.
+    """
+    jobs = {str(job) for job in jobs if job}
+    if not jobs:
+        return {}
+    arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
+    try:
+        text = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(arrays), "-o", "%i|%T|%r", attempts=ATTEMPTS)
+    except SlurmError as error:
+        if "Invalid job id" not in str(error):  # said of a job that the controller has forgotten
+            raise
+        text = ""
+    fields = [line.strip().split("|", 2) for line in text.splitlines()]
+    known = {field[0]: JobState(*field[1:]) for field in fields if field[0] in jobs and len(field) > 1}
+    unknown = {job for job in jobs if job not in known or known[job].is_over}
+    if ended and unknown:
+        known |= {job: state for job, state in history(unknown).items() if state.is_over or job not in known}
+    return known
+
+
+def cancel(jobs, patience=30.0):
+    """Cancel jobs, or whole arrays, and wait until SLURM agrees that they have ended.
+
+    Arguments:
+        jobs: ids as squeue shows them.
+        patience: seconds to wait.
+
+    Returns:
+        the ids of those that are still not over then.
+
+    Raises:
+        SlurmError: where scancel refuses.
+    """
+    jobs = {str(job) for job in jobs}
+    if not jobs:
+        return set()
+    call("scancel", *sorted(jobs))
+    deadline = time.monotonic() + patience
+    while True:
+        arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+        try:
+            text = call("squeue", "-h", "-r", "-j", arrays, "-o", "%i", attempts=ATTEMPTS)
+        except SlurmError as error:
+            if "Invalid job id" not in str(error):
+                raise
+            text = ""
+        listed = {line.strip() for line in text.splitlines()}
+        listed = {job for job in jobs if job in listed or any(other.startswith(f"{job}_") for other in listed)}
+        if not listed or time.monotonic() > deadline:
+            return listed
+        time.sleep(0.2)
 
 
 def alive(users):
@@ -159,7 +224,7 @@ def alive(users):
 
 
 def history(ids):
-    """How these jobs ended → `Entry`, by id, from accounting; those it knows. Empty where there is no accounting."""
+    """How these jobs ended → `JobState`, by id, from accounting; those it knows. Empty where there is no accounting."""
     arrays = sorted({number.partition("_")[0] for number in ids})
     if not arrays:
         return {}
@@ -171,19 +236,13 @@ def history(ids):
     for number, state, code in (line.split("|") for line in text.splitlines()):
         job, _, step = number.partition(".")
         if job in ids and not step:
-            found[job] = Entry(state, "", code)
+            found[job] = JobState(state, "", code)
         elif job in ids and (state == "OUT_OF_MEMORY" or not code.endswith(":0")):
-            steps[job] = Entry(state, "", code)
+            steps[job] = JobState(state, "", code)
     for job, step in steps.items():  # knows better than the batch script what ended it
         if job in found and found[job].state == "FAILED":
             found[job] = step if step.state == "OUT_OF_MEMORY" else found[job]._replace(code=step.code)
     return found
-
-
-def cancel(ids):
-    """Cancel jobs, or whole arrays."""
-    if ids:
-        call("scancel", *ids)
 
 
 def largest_array():

@@ -189,7 +189,7 @@ def explain(item, slurm_job, entry, directory):
     if entry is None:
         what = f"job {slurm_job} is gone, and there is no accounting to say why" if slurm_job else "its process is gone"
     else:
-        what = f"job {slurm_job} {entry.words()}"
+        what = f"job {slurm_job} {entry.ending}"
     return Failure(item.name, what, path, command)
 
 
