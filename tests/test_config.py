@@ -47,6 +47,12 @@ def test_values_are_typed_by_the_schema(compose):
     assert config.posterior.beta is None
 
 
+def test_the_temperature_is_one_over_log_n_or_beta_or_nbeta_over_n(compose):
+    assert compose().posterior.inverse_temperature(1000) == pytest.approx(1 / math.log(1000), rel=1e-15)
+    assert compose("posterior.beta=0.5").posterior.inverse_temperature(1000) == 0.5
+    assert compose("posterior.nbeta=250").posterior.inverse_temperature(1000) == 0.25
+
+
 DIGITS = ("data=digits", "model=small")
 REFUSED = [
     (("model.depth=-1",), "model.depth must be ≥ 1 and ≤ 100; got -1"),
@@ -79,6 +85,10 @@ REFUSED = [
     (("posterior.gamma=nan",), "posterior.gamma must be > 0 and ≤ 1e+12; got nan"),
     (("posterior.gamma=inf",), "posterior.gamma must be > 0 and ≤ 1e+12; got inf"),
     (("posterior.beta=-inf",), "posterior.beta must be > 0"),
+    (
+        ("posterior.beta=1", "posterior.nbeta=1000"),
+        "posterior.beta=1 and posterior.nbeta=1000 say the same thing twice",
+    ),
     (("sampler=sgld", "sampler.batch_size=1001"), "sampler.batch_size must be ≤ data.n_data=1000; got 1001"),
     (("sampler=sgld", "sampler.precond=rmsprop", "sampler.metric=curvature"), "sampler.precond=rmsprop is defined in"),
     (("sampler.name=sgld",), "sampler.name must be one of hmc; got 'sgld'"),

@@ -68,12 +68,12 @@ class Result(NamedTuple):
 
 def inverse_temperature(posterior, n):
     """β: as configured, else 1/log n."""
-    return posterior.beta if posterior.beta is not None else 1 / np.log(n)
+    return posterior.inverse_temperature(n)
 
 
 def localization(posterior, p):
     """γ: as configured, else p/r² for a prior radius r."""
-    return posterior.gamma if posterior.prior_radius is None else p / posterior.prior_radius**2
+    return posterior.localization(p)
 
 
 def choose_metric(sampler, loss, whitened, journal):

@@ -1,0 +1,148 @@
+"""What one setting is: its meaning, type and range, and the sentences about values that do not fit."""
+
+import math
+import types
+from collections.abc import Iterator
+from dataclasses import Field, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+"""How each type of a setting is described."""
+
+
+def setting(
+    meaning: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    nonempty: bool = False,
+) -> Any:
+    """A dataclass field with its meaning and its range, which holds for every entry of a list; null is always in it.
+
+    Arguments:
+        meaning: what the setting is, with its unit.
+        gt, ge, lt, le: bounds: greater than, at least, less than, at most.
+        choices: the words that it may be.
+        nonempty: whether an empty word or list is refused.
+    """
+    return field(metadata=dict(meaning=meaning, gt=gt, ge=ge, lt=lt, le=le, choices=choices, nonempty=nonempty))
+
+
+def kinds(base: type) -> dict[str, type]:
+    """The classes of a group: every class below `base` whose `kind` or `name` has one choice, by that choice."""
+    found = {}
+    for cls in base.__subclasses__():
+        for f in fields(cls) if is_dataclass(cls) else ():
+            if f.name in ("kind", "name") and len(f.metadata["choices"] or ()) == 1:
+                found[f.metadata["choices"][0]] = cls
+        found |= kinds(cls)
+    return found
+
+
+def problems_of_fields(key: str, value: Any) -> Iterator[str]:
+    """Settings of a dataclass that have the wrong type or are out of range, a sentence each.
+
+    Arguments:
+        key: the dotted name of `value`; empty for the whole configuration.
+        value: an instance of a dataclass made of `setting`s.
+    """
+    for f in fields(value):
+        yield from problems_of_setting(f"{key}.{f.name}" if key else f.name, getattr(value, f.name), type(value), f)
+
+
+def problems_of_setting(key: str, value: Any, owner: type, f: Field) -> Iterator[str]:
+    """The same for a single setting.
+
+    Arguments:
+        key: its dotted name.
+        value: its value.
+        owner, f: the dataclass that has it, and its field there.
+    """
+    hint = type_hints(owner)[f.name]
+    if is_dataclass(value):
+        yield from problems_of_fields(key, value)
+    elif not conforms(value, hint):
+        yield wrong_type(key, value, hint)
+    else:
+        yield from _range_problems(key, value, f)
+
+
+type_hints = cache(get_type_hints)
+"""The annotations of a dataclass by field, evaluated."""
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def conforms(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that a setting's annotation names."""
+    if hint is Any:
+        return True
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(conforms(value, part) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, (list, tuple)) and all(conforms(entry, get_args(hint)[0]) for entry in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def describe_type(hint: Any) -> str:
+    """An annotation in words: `a whole number`, `a list such as [16,16]`."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(describe_type, parts))
+    if get_origin(hint) is list:
+        return {int: "a list such as [16,16]", float: "a list such as [0.5,2.0]"}.get(parts[0], "a list such as [a,b]")
+    return SCALARS.get(hint, "a group of settings")
+
+
+def wrong_type(key: str, value: Any, hint: Any) -> str:
+    """The sentence for a value of the wrong type."""
+    shown = "null" if value is None else str(value)
+    return f"{key} must be {describe_type(hint)}; got {shown if len(shown) < 80 else shown[:77] + '...'}."
+
+
+# --- ranges -----------------------------------------------------------------------------------------------------------
+
+
+def _range_problems(key: str, value: Any, f: Field) -> Iterator[str]:
+    if f.metadata["nonempty"] and value is not None and not value:
+        yield f"{key} must not be empty ({f.metadata['meaning']})."
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if any(entry is not None and not _in_range(entry, f.metadata) for entry in entries):
+        yield _out_of_range(key, value, f)
+
+
+def _in_range(value, limits):
+    if limits["choices"] is not None:
+        return value in limits["choices"]
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return (
+        (limits["gt"] is None or value > limits["gt"])
+        and (limits["ge"] is None or value >= limits["ge"])
+        and (limits["lt"] is None or value < limits["lt"])
+        and (limits["le"] is None or value <= limits["le"])
+    )
+
+
+def _out_of_range(key, value, f):
+    limits = f.metadata
+    if limits["choices"] is not None:
+        expected = "one of " + ", ".join(limits["choices"])
+    else:
+        signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+        bounds = [f"{sign} {_short(limits[name])}" for name, sign in signs if limits[name] is not None]
+        expected = " and ".join(bounds) or "a finite number"
+    return f"{key} must be {expected}; got {value!r} ({limits['meaning']})."
+
+
+def _short(number):
+    return str(number) if abs(number) < 10_000 else f"{number:.4g}"

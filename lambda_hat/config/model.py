@@ -1,0 +1,202 @@
+"""Models: the parametric family, w ↦ f_w, or a function w ↦ L(w) of the weights alone.
+
+A kind of model is a subclass of `Network` or `Analytic` here, what builds it (lambda_hat/targets/models.py), and a file in
+conf/model.
+"""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_hat.config.fields import setting
+
+if TYPE_CHECKING:
+    from lambda_hat.config.whole import Config
+
+ACTIVATIONS = ("relu", "tanh", "gelu", "identity")
+INITS = ("he", "xavier", "lecun", "orthogonal")
+
+
+class Model:
+    """What every kind of model says of itself without JAX.
+
+    Attributes:
+        kind: the family's name.
+    """
+
+    kind: str
+
+    def layers(self) -> tuple[int, ...] | None:
+        """Units of each layer, inputs and outputs included; None where the model has no layers of units."""
+        return None
+
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of parameters p."""
+        raise NotImplementedError
+
+    def problems(self, whole: "Config") -> Iterator[str]:
+        """Reasons why it cannot be run with the rest of the configuration, a sentence each."""
+        return iter(())
+
+
+class Network(Model):
+    """A fully connected network, fitted to data.
+
+    Attributes:
+        in_dim, out_dim: numbers of inputs and outputs.
+        activation: non-linearity of the hidden layers.
+        bias, layernorm: whether layers have biases, and learnt scales and shifts.
+    """
+
+    in_dim: int
+    out_dim: int
+    activation: str = "identity"
+    bias: bool = False
+    layernorm: bool = False
+
+    @abstractmethod
+    def hidden(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        raise NotImplementedError
+
+    def layers(self):
+        return self.in_dim, *self.hidden(), self.out_dim
+
+    def parameters(self):
+        return count_parameters(self.layers(), bias=self.bias, layernorm=self.layernorm)
+
+
+class Analytic(Model):
+    """A loss L(w) of the weights alone: its data are nothing but their number n, and have no noise."""
+
+    def problems(self, whole):
+        if whole.data.sizes is not None:
+            yield (
+                f"model={self.kind} is a function of w alone and has no use for data={whole.data.kind}; use data=small."
+            )
+        if whole.posterior.loss != "nll":
+            yield (
+                f"posterior.loss must be nll for model={self.kind}, which is itself the loss; got {whole.posterior.loss}."
+            )
+
+
+def count_parameters(layers: tuple[int, ...], *, bias: bool, layernorm: bool) -> int:
+    """Number of parameters p of a fully connected network with these layers, inputs and outputs included."""
+    weights = sum(a * b for a, b in itertools.pairwise(layers))
+    return weights + bias * sum(layers[1:]) + 2 * layernorm * sum(layers[1:-1])
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """A fully connected network with `depth` hidden layers."""
+
+    kind: str = setting("the family", choices=("mlp",))
+    in_dim: int = setting("number of inputs", ge=1, le=100_000)
+    out_dim: int = setting("number of outputs", ge=1, le=100_000)
+    depth: int | None = setting("number of hidden layers; null = as many as widths has entries", ge=1, le=100)
+    widths: list[int] | None = setting(
+        "units of each hidden layer; null = equal widths inferred from target_params", ge=1, le=100_000, nonempty=True
+    )
+    target_params: int | None = setting(
+        "number of parameters that inferred widths come closest to; read only where widths is null", ge=1, le=10**9
+    )
+    activation: str = setting("non-linearity of the hidden layers", choices=ACTIVATIONS)
+    bias: bool = setting("whether layers have biases (drawn as zeros)")
+    layernorm: bool = setting("whether pre-activations are normalised over units, with a learnt scale and shift")
+    init: str = setting("distribution of the initial weights", choices=INITS)
+
+    def hidden(self):
+        return tuple(self.widths) if self.widths is not None else self._inferred()
+
+    def _inferred(self):
+        """Equal hidden widths, at least 1, whose parameter count comes closest to `target_params`."""
+
+        def count(width):
+            layers = self.in_dim, *[width] * self.depth, self.out_dim
+            return count_parameters(layers, bias=self.bias, layernorm=self.layernorm)
+
+        low, high = 1, 2
+        while count(high) < self.target_params:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle) < self.target_params else (low, middle)
+        return (min((low, high), key=lambda width: abs(count(width) - self.target_params)),) * self.depth
+
+    def problems(self, whole):
+        if self.widths is not None and self.depth not in (None, len(self.widths)):
+            yield (
+                f"model.depth={self.depth} but model.widths={list(self.widths)} has {len(self.widths)}: make them "
+                "agree, or set model.depth=null (or model.widths=null to infer them from model.target_params)."
+            )
+        if self.widths is None and (self.depth is None or self.target_params is None):
+            yield "model.widths=null needs both model.depth and model.target_params, to infer the widths from; set them."
+
+
+@dataclass(frozen=True)
+class DeepLinear(Network):
+    """A deep linear network: a product of matrices, identity activation, no bias."""
+
+    kind: str = setting("the family", choices=("deep_linear",))
+    in_dim: int = setting("number of inputs", ge=1, le=100_000)
+    widths: list[int] = setting("units of each hidden layer", ge=1, le=100_000, nonempty=True)
+    out_dim: int = setting("number of outputs", ge=1, le=100_000)
+    init: str = setting("distribution of the initial weights", choices=INITS)
+
+    def hidden(self):
+        return tuple(self.widths)
+
+
+@dataclass(frozen=True)
+class Quadratic(Analytic):
+    """L(w) = ½ Σ_i h_i w_i²: no data but n, no noise; the LLC is known in closed form at every (n, β, γ)."""
+
+    kind: str = setting("the family", choices=("quadratic",))
+    dim: int = setting("number of parameters", ge=1, le=10**7)
+    curvature_min: float = setting("smallest curvature h; the others are spaced evenly in log h", ge=0, le=1e12)
+    curvature_max: float = setting("largest curvature h", gt=0, le=1e12)
+    curvatures: list[float] | None = setting("all curvatures, dim of them; null = spaced", ge=0, le=1e12, nonempty=True)
+
+    def parameters(self):
+        return self.dim
+
+    def problems(self, whole):
+        if self.curvatures is not None and len(self.curvatures) != self.dim:
+            yield f"model.curvatures must have model.dim={self.dim} entries; got {len(self.curvatures)}."
+        if self.curvatures is not None and not any(self.curvatures):
+            yield "model.curvatures must not all be zero: L would not depend on w; give at least one positive curvature."
+        if self.curvatures is None and self.curvature_min > self.curvature_max:
+            yield f"model.curvature_min={self.curvature_min} must not exceed model.curvature_max={self.curvature_max}."
+        if self.curvatures is None and self.curvature_min == 0:
+            yield "model.curvature_min must be > 0 (curvatures are spaced in log h); for zeros list model.curvatures."
+        yield from super().problems(whole)
+
+
+@dataclass(frozen=True)
+class NormalCrossing(Analytic):
+    """L(w) = Π_i w_i^(2 k_i): no data but n, no noise; λ = min 1/(2 k_i)."""
+
+    kind: str = setting("the family", choices=("normal_crossing",))
+    powers: list[int] = setting("the exponents k_i, zeros allowed but not all", ge=0, le=100, nonempty=True)
+
+    def parameters(self):
+        return len(self.powers)
+
+    def problems(self, whole):
+        if not any(self.powers):
+            yield f"model.powers must not all be zero: L would not depend on w; got {list(self.powers)}."
+        yield from super().problems(whole)
+
+
+@dataclass(frozen=True)
+class Monomial(Analytic):
+    """L(w) = ½ Σ_i |w_i|^(p_i): no data but n, no noise; λ = Σ 1/p_i."""
+
+    kind: str = setting("the family", choices=("monomial",))
+    powers: list[float] = setting("the exponents p_i, one for each parameter", ge=2, le=100, nonempty=True)
+
+    def parameters(self):
+        return len(self.powers)

@@ -1,0 +1,84 @@
+"""Training: where w0 comes from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lambda_hat.config.fields import setting
+from lambda_hat.config.model import Network
+
+if TYPE_CHECKING:
+    from lambda_hat.config.whole import Config
+
+
+class Training:
+    """What every way to find w0 says of itself.
+
+    Attributes:
+        kind: where w0 comes from.
+    """
+
+    kind: str
+
+    def problems(self, whole: "Config") -> Iterator[str]:
+        """Reasons why it cannot be run with the rest of the configuration, a sentence each."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Descent(Training):
+    """Minibatch descent from a random initialisation, then a second-order polish on the full data."""
+
+    kind: str = setting("where w0 comes from", choices=("descent",))
+    optimizer: str = setting("first-order optimizer", choices=("adam", "sgd", "adamw"))
+    learning_rate: float = setting("peak step size of the optimizer", gt=0, le=100)
+    schedule: str = setting("learning rate over the steps", choices=("constant", "cosine", "warmup_cosine"))
+    steps: int = setting("number of minibatch steps", ge=0, le=10**8)
+    batch_size: int | None = setting("pairs in a minibatch; null = 1024, or n if that is less", ge=1, le=10**8)
+    momentum: float = setting("sgd: heavy-ball momentum", ge=0, lt=1)
+    weight_decay: float = setting("adamw: decoupled weight decay", ge=0, le=10)
+    polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
+    polish_localization: float = setting(
+        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
+        gt=0,
+        le=1e12,
+    )
+    polish_tolerance: float = setting(
+        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
+    )
+    dtype: str = setting("precision of the first-order steps; the polish is in float64", choices=("float32", "float64"))
+
+    def problems(self, whole):
+        n = whole.data.n_data
+        if isinstance(whole.model, Network) and self.batch_size is not None and self.batch_size > n:
+            yield f"training.batch_size must be ≤ data.n_data={n}; got {self.batch_size}."
+
+
+@dataclass(frozen=True)
+class FromTeacher(Training):
+    """w0 is the teacher's own parameters (the minimum of L_n where there is no noise), polished if asked."""
+
+    kind: str = setting("where w0 comes from", choices=("teacher",))
+    polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
+    polish_localization: float = setting(
+        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
+        gt=0,
+        le=1e12,
+    )
+    polish_tolerance: float = setting(
+        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
+    )
+
+    def problems(self, whole):
+        if not whole.data.has_teacher:
+            yield (
+                f"training=teacher needs data with a teacher; data={whole.data.kind} has none: use another training."
+            )
+        elif isinstance(whole.model, Network):
+            widths, activation = whole.data.teacher_widths, whole.data.teacher_activation
+            same = widths is None or list(widths) == list(getattr(whole.model, "widths", None) or [])
+            if not same or activation not in (None, whole.model.activation):
+                yield (
+                    "training=teacher takes the teacher's parameters as the model's, so both need the same widths and "
+                    "activation: set data.teacher_widths=null and data.teacher_activation=null, or use training=adam."
+                )
