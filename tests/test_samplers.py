@@ -302,6 +302,20 @@ def test_hmc_reaches_its_target_acceptance():
     assert np.mean(accepted) == pytest.approx(0.7, abs=0.1)
 
 
+def test_hmc_reaches_the_narrow_arms_of_a_crossing():
+    """64 chains at the tuned step against quadrature: at too long a step they stay out of the arms, and λ̂ is low."""
+    problem, made, exact = crossing("[2,1,1]", None)("sampler=hmc", "sampler.draws=500", "sampler.warmup=100")
+    exact = models.build(made.model).finite(10_000 / np.log(10_000), 1.0)
+    made = replace(made, sampler=replace(made.sampler, chains=64))
+    result = problem.sample(made)
+    assert np.mean(result.draws.steps.diverging) < 0.005
+    distance2 = estimates.summarise(result.draws.records.distance2)
+    assert distance2.rhat < 1.01
+    llc = estimates.summarise(result.draws.records.excess)
+    assert llc.mcse < 0.02 * exact
+    assert llc.mean == pytest.approx(exact, abs=4 * llc.mcse)
+
+
 def test_hmc_jitter_is_common_to_chains():
     settings = ("sampler.step_size=0.1", "sampler.trajectory_length=1.5", "sampler.draws=50", "sampler.warmup=0")
     problem, made, _ = regression("sampler=hmc", *settings)

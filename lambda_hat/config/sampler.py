@@ -80,7 +80,11 @@ class HMC(Sampling):
     name: str = setting("the algorithm", choices=("hmc",))
     step_size: float | None = setting("leapfrog step in the metric's coordinates; null = adapted", gt=0, le=1e6)
     trajectory_length: float | None = setting("mean integration time of a trajectory; null = tuned", gt=0, le=1e6)
-    target_acceptance: float = setting("mean acceptance that the step size is adapted to", gt=0, lt=1)
+    target_acceptance: float | None = setting(
+        "mean acceptance that the step size is adapted to; null = 0.65 in whitened coordinates, 0.9 in plain ones",
+        gt=0,
+        lt=1,
+    )
     max_leapfrog_steps: int = setting("most leapfrog steps of one trajectory", ge=1, le=10**6)
 
 
