@@ -10,7 +10,6 @@ from test_cli import files, run_of
 
 from lambda_hat import store
 from lambda_hat.commands import promote
-from lambda_hat.commands import store as care
 from lambda_hat.inspect import rows as looking
 
 
@@ -59,7 +58,7 @@ def test_every_damage_is_named(tiny, tool, name, damage, says):
 
 def test_what_joins_a_target_later_is_no_damage(tiny):
     assert list(tiny.glob("curvature_*.npz")) and (tiny / "_runs.jsonl").exists()
-    assert list(care.damages(tiny)) == []
+    assert list(store.damages(tiny)) == []
 
 
 def test_a_configuration_that_is_not_its_name_is_damage_though_its_hashes_fit(tiny):
@@ -67,7 +66,7 @@ def test_a_configuration_that_is_not_its_name_is_damage_though_its_hashes_fit(ti
     path = run / "config.yaml"
     path.write_text(path.read_text().replace("draws: 8", "draws: 9"))
     store.seal(run)
-    (said,) = care.damages(run)
+    (said,) = store.damages(run)
     assert "not to its directory's name" in said
 
 
@@ -135,11 +134,11 @@ def test_rm_of_a_target_takes_its_runs_along(tiny, tool, tmp_path):
 
 
 def test_a_target_that_is_being_sampled_is_not_thrown_away(tiny, tool, tmp_path):
-    from lambda_hat.store import work
+    from lambda_hat.store import lease as leases
 
     directory = tmp_path / "runs" / "work" / f"{tiny.name}.run_hmc_aaaaaaaa"
     directory.mkdir(parents=True)
-    work.write(directory / "owner.json", work.this_process())
+    store.write_note(directory / "owner.json", leases.this_process())
     before = files(tmp_path)
     outcome = tool("store", "rm", "model.dim=2", "--targets")
     assert outcome.code == 1 and "still being made" in outcome.err and files(tmp_path) == before

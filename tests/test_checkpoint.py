@@ -8,11 +8,11 @@ import numpy as np
 import problems
 import pytest
 
-from lambda_hat.store import checkpoint
-from lambda_hat.store.checkpoint import Journal
+from lambda_hat.store import journal as journals
+from lambda_hat.store.journal import Journal
 from lambda_hat.system import parallel, stopping
 from lambda_hat.system.errors import Stopped
-from lambda_hat.targets import artifact
+from lambda_hat.targets import artifact, resumable
 
 NOW = 0.0
 """A checkpoint after every step."""
@@ -101,7 +101,7 @@ def test_a_carry_from_the_journal_lies_where_the_program_leaves_it(tmp_path):
     found = []
     for _ in range(2):
         with Journal(tmp_path / "c", {}, NOW) as journal:
-            pieces = checkpoint.Pieces(journal, lambda carry: parallel.place(carry, mesh, True))
+            pieces = resumable.Pieces(journal, lambda carry: parallel.place(carry, mesh, True))
             start = np.zeros((2, 3))
             call = lambda carry, count: (program(carry), ())
             found.append(pieces.next("one", start, jax.tree.structure(start), call, 1, False)[0])
@@ -123,7 +123,7 @@ def stopped_often(monkeypatch, directory, work, every):
             if next(left, None) is None:
                 raise Stopped(15)
 
-        monkeypatch.setattr(checkpoint, "stopping", SimpleNamespace(check=check, saving=stopping.saving))
+        monkeypatch.setattr(journals, "stopping", SimpleNamespace(check=check, saving=stopping.saving))
         try:
             with Journal(directory, {}, 60) as journal:
                 return work(journal), times
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_in_warm_up_and_after_ends_in_the_same_bits(tmp_pa
     config = problems.config(*NETWORK, *SAMPLERS[sampler], "sampler.draws=30", "sampler.warmup=44")
     problem = problems.of(problems.config(*NETWORK))
     whole = problem.sample(config)
-    monkeypatch.setattr(checkpoint, "CALL_SECONDS", 0.01)
+    monkeypatch.setattr(resumable, "CALL_SECONDS", 0.01)
     pieces, times = stopped_often(monkeypatch, tmp_path / "c", lambda j: problem.sample(config, journal=j), 3)
     assert times > 5
     assert_same(whole, pieces)
@@ -174,7 +174,7 @@ def test_whether_draws_are_enough_is_not_asked_again_where_the_journal_goes_on(t
 def test_training_that_is_stopped_ends_in_the_same_bits(tmp_path, monkeypatch):
     config = problems.config(*NETWORK)
     whole = artifact.build(config, problems.silent)
-    monkeypatch.setattr(checkpoint, "CALL_SECONDS", 1e-4)
+    monkeypatch.setattr(resumable, "CALL_SECONDS", 1e-4)
     build = lambda journal: artifact.build(config, problems.silent, journal)
     pieces, times = stopped_often(monkeypatch, tmp_path / "c", build, 2)
     assert times > 3

@@ -12,10 +12,11 @@ import pytest
 from conftest import TINY
 from test_cli import NETWORK, assert_same_draws
 
+from lambda_hat import store
 from lambda_hat.config import launcher as options
 from lambda_hat.jobs import pipeline
 from lambda_hat.launch import local, plan, script, slurm, submit, task, worker
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import StoreError
 
 
@@ -62,15 +63,15 @@ def test_a_sweep_is_taken_apart_by_one_look_at_the_queue(item):
             finish(one.target())
     for one in runs[:7]:
         finish(one)
-    note(runs[7], owner=work.this_process() | {"slurm_job": None})
+    note(runs[7], owner=leases.this_process() | {"slurm_job": None})
     note(runs[8], submitted={"slurm_job": "5_1", "user": "me"})  # runs
     note(runs[9], submitted={"slurm_job": "5_2", "user": "you"})  # waits
     note(runs[10], submitted={"slurm_job": "4", "user": "me"})  # is gone
     note(
-        runs[11], owner=work.this_process() | {"pid": 2**22 + 1}, submitted={"slurm_job": "3", "user": "me"}
+        runs[11], owner=leases.this_process() | {"pid": 2**22 + 1}, submitted={"slurm_job": "3", "user": "me"}
     )  # is dead
     note(runs[12].target(), submitted={"slurm_job": "6_0", "user": "me"})
-    note(runs[15].target(), owner=work.this_process())
+    note(runs[15].target(), owner=leases.this_process())
     asked = []
 
     def alive(users):
@@ -234,10 +235,10 @@ def test_a_process_that_is_killed_or_fails_stops_no_other(start, finish, tmp_pat
     while killed is None and time.monotonic() < deadline:
         time.sleep(0.02)
         for path in tmp_path.glob("runs/work/tgt_*/owner.json"):
-            log = work.read(path).get("log")
+            log = store.read_note(path).get("log")
             told = json.loads((tmp_path / log).with_name("job.json").read_text()) if log else {"jobs": []}
             if any(job["config"]["training"]["learning_rate"] == 0.001 for job in told["jobs"]):
-                killed = work.read(path).get("pid")
+                killed = store.read_note(path).get("pid")
     os.kill(killed, signal.SIGKILL)
     outcome = finish(process)
     assert outcome.code == 1

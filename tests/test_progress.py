@@ -18,7 +18,7 @@ from test_cli import run_of
 from lambda_hat import config as configs
 from lambda_hat import store
 from lambda_hat.jobs import loggers, pipeline, progress
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 
 HMC = (*TINY, "sampler=hmc")
 REPORT = {"phase": "sample", "draw": 100, "draws": 1000, "llc": 10.0, "mcse": 0.2, "ess": 200.0, "rhat": 1.004}
@@ -263,7 +263,7 @@ def test_wandb_is_called_as_it_asks(job, monkeypatch):
 
 def test_a_lease_tells_its_watchers_everything_known(tmp_path):
     heard = []
-    with work.lease(tmp_path / "x", lambda: False, print) as lease:
+    with leases.hold(tmp_path / "x", lambda: False, print) as lease:
         lease.watchers.append(heard.append)
         lease.report(phase="adapt")
         lease.report(draw=3, now=True)

@@ -16,7 +16,7 @@ from conftest import ROOT, TINY, Outcome
 from test_cli import assert_one_sentence, assert_same_analysis, assert_same_draws, files, run_of
 
 from lambda_hat import store
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 
 KILLS = int(os.environ.get("LAMBDA_HAT_KILLS", "8"))
 RACERS = int(os.environ.get("LAMBDA_HAT_RACERS", "8"))
@@ -329,17 +329,17 @@ def test_without_permission_the_sentence_says_so(tiny, cache, tmp_path):
 
 
 def test_an_owner_elsewhere_is_judged_by_its_heart_and_by_no_clock(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "DEAD_AFTER", 0.5)
+    monkeypatch.setattr(leases, "DEAD_AFTER", 0.5)
     directory = tmp_path / "tgt_x"
     directory.mkdir()
-    work.write(directory / "owner.json", {"token": "theirs", "machine": "another", "pid": 1, "host": "there"})
+    store.write_note(directory / "owner.json", {"token": "theirs", "machine": "another", "pid": 1, "host": "there"})
     for beat in range(12):  # beats go on, at times long past and far ahead
-        work.write(directory / "progress.json", {"beat": beat, "at": "1970-01-01" if beat % 2 else "2999-01-01"})
+        store.write_note(directory / "progress.json", {"beat": beat, "at": "1970-01-01" if beat % 2 else "2999-01-01"})
         os.utime(directory / "progress.json", (0, 0) if beat % 2 else (2**32, 2**32))
-        watch = watch if beat else work._Watch(directory, work.read(directory / "owner.json"))  # noqa: F821
+        watch = watch if beat else leases._Watch(directory, store.read_note(directory / "owner.json"))  # noqa: F821
         assert not watch.is_dead()
         time.sleep(0.1)
     said = []
-    with work.lease(directory, lambda: False, said.append) as lease:
+    with leases.hold(directory, lambda: False, said.append) as lease:
         assert lease.is_held() and "gone: taking over" in said[-1]
     assert not directory.exists()

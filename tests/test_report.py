@@ -17,7 +17,6 @@ from lambda_hat import store
 from lambda_hat.inspect import rows as looking
 from lambda_hat.inspect import tell
 from lambda_hat.report import draws, svg
-from lambda_hat.store import work
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -66,7 +65,7 @@ def study(tiny, tmp_path):
     trace.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     (tmp_path / "runs" / "failures").mkdir()
     record = {"error": "no luck", "kind": "UserError", "log": "l.txt", "command": ["sample.py"]}
-    work.write(tmp_path / "runs" / "failures" / f"{tiny.name}.run_sgld_aaaaaaaa.json", record)
+    store.write_note(tmp_path / "runs" / "failures" / f"{tiny.name}.run_sgld_aaaaaaaa.json", record)
     return made
 
 

@@ -13,7 +13,7 @@ from problems import config
 from lambda_hat.analysis import estimates
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
-from lambda_hat.store import checkpoint
+from lambda_hat.store.journal import Journal
 from lambda_hat.targets import curvature, losses, metrics, models, truths
 
 # --- λ̂ against exact values -------------------------------------------------------------------------------------------
@@ -399,20 +399,20 @@ def test_laplace_draws_are_shrunk_to_where_the_posterior_is():
     """Not at all on a Gaussian; where L_n rises steeper, to where uᵀ∇U = p, and the curvature is that met there."""
     problem, made, _ = regression("sampler=hmc", "sampler.dtype=float64")
     white = density_of(problem, made, "curvature")
-    density, size, gradients = sample._whiten_around(problem.loss, white, 0, checkpoint.Journal())
+    density, size, gradients = sample._whiten_around(problem.loss, white, 0, Journal())
     assert size == pytest.approx(1, rel=1e-9)
     assert gradients == 3 + 2 * 6
     np.testing.assert_allclose(density.metric.apply(jnp.ones(6)), white.metric.apply(jnp.ones(6)), rtol=1e-6)
 
     white = white._replace(w0=jnp.zeros(6))
     steep = problem.loss._replace(potential=lambda w: 0.5 * w @ w + 5 * jnp.sum(w**4), outputs=None)
-    density, size, _ = sample._whiten_around(steep, white, 0, checkpoint.Journal())
+    density, size, _ = sample._whiten_around(steep, white, 0, Journal())
     assert 0.3 < size < 0.9
     z = jax.random.normal(loop.stream(0, "metric"), (sample.LAPLACE_DRAWS, 6), jnp.float64)[0]
     virial = -size * z @ densities.evaluate(steep, white, size * z)[1] / (z @ z)
     assert virial == pytest.approx(1, abs=0.2)
     falling = problem.loss._replace(potential=lambda w: -(w @ w), outputs=None)
-    assert sample._whiten_around(falling, white, 0, checkpoint.Journal())[:2] == (white, sample.SMALLEST_START)
+    assert sample._whiten_around(falling, white, 0, Journal())[:2] == (white, sample.SMALLEST_START)
 
 
 def test_a_large_network_starts_in_the_curvature_around_w0(monkeypatch):

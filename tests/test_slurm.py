@@ -17,7 +17,6 @@ from conftest import ROOT, TINY
 from test_cli import NETWORK, assert_same_draws
 
 from lambda_hat import store
-from lambda_hat.store import work
 
 SLURM = (
     "hydra/launcher=slurm",
@@ -136,8 +135,8 @@ def sampling(root):
     """Owners of the runs that sample, by SLURM job; of those with checkpoint_minutes=0, that have something to go on from."""
     found = {}
     for path in root.glob("work/*/progress.json"):
-        at_work = work.read(path).get("phase") in ("adapt", "sample")
-        owner = work.read(path.with_name("owner.json"))
+        at_work = store.read_note(path).get("phase") in ("adapt", "sample")
+        owner = store.read_note(path.with_name("owner.json"))
         keeps = "runtime.checkpoint_minutes=0" in owner.get("command", ())
         if at_work and owner and (not keeps or list(path.parent.glob("checkpoint/*.npz"))):
             found[owner["slurm_job"]] = owner

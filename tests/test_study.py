@@ -21,10 +21,10 @@ import lambda_hat.inspect.results
 from lambda_hat import store
 from lambda_hat.inspect import rows as looking
 from lambda_hat.inspect import stop, tell
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import StoreError
 
-GONE = {"host": "here", "machine": work._machine(), "pid": 1, "started": -1}
+GONE = {"host": "here", "machine": leases._machine(), "pid": 1, "started": -1}
 """An owner on this machine that is dead."""
 
 ELSEWHERE = {"host": "node7", "machine": "another", "pid": 4242, "started": 1}
@@ -35,7 +35,7 @@ def begun(root, name, **parts):
     directory = root / "work" / name
     directory.mkdir(parents=True)
     for part, values in parts.items():
-        work.write(directory / f"{part}.json", values)
+        store.write_note(directory / f"{part}.json", values)
     return directory
 
 
@@ -57,7 +57,7 @@ def unfinished(tiny, tmp_path):
         "ess": 300.2,
         "rhat": 1.004,
     }
-    begun(root, names["running"], owner=work.this_process() | {"token": "t", "slurm_job": None}, progress=progress)
+    begun(root, names["running"], owner=leases.this_process() | {"token": "t", "slurm_job": None}, progress=progress)
     begun(root, names["stale"], owner=GONE | {"token": "t"})
     (root / "work" / names["stale"] / "checkpoint").mkdir()
     (root / "work" / names["stale"] / "checkpoint" / "state.npz").write_bytes(b"x" * 5000)
@@ -68,7 +68,7 @@ def unfinished(tiny, tmp_path):
         "log": "runs/logs/a/0/log.txt",
         "command": ["bin/sample.py", "-m", "seed=1,2"],
     }
-    work.write(root / "failures" / f"{names['failed']}.json", record)
+    store.write_note(root / "failures" / f"{names['failed']}.json", record)
     return names
 
 
@@ -480,7 +480,7 @@ def test_cancel_stops_slurm_jobs_and_processes_and_only_with_yes(tiny, tool, tmp
     scancel.chmod(0o755)
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_11111111", submitted={"slurm_job": "9_1"})
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    owner = {"host": "here", "machine": work._machine(), "pid": process.pid, "started": work._started(process.pid)}
+    owner = {"host": "here", "machine": leases._machine(), "pid": process.pid, "started": leases._started(process.pid)}
     begun(
         tmp_path / "runs", f"{tiny.name}.run_hmc_22222222", owner=owner | {"command": ["sample.py"], "slurm_job": "8"}
     )

@@ -15,11 +15,9 @@ from pathlib import Path
 
 from lambda_hat import store
 from lambda_hat.commands import status
-from lambda_hat.commands import store as care
 from lambda_hat.inspect import tell
 from lambda_hat.inspect.choose import varying
 from lambda_hat.inspect.row import show
-from lambda_hat.store import work
 from lambda_hat.system.errors import StoreError, UserError
 
 MANIFEST = "manifest.json"
@@ -134,7 +132,7 @@ def promote(chosen, figures, place, kind, root):
     if os.path.lexists(place) and not _is_ours(place):
         raise StoreError(f"{place} is there, and was not made by {MADE_BY}: choose another place, or move it away.")
     for row in chosen.values():
-        if wrong := list(care.damages(row.directory)):
+        if wrong := list(store.damages(row.directory)):
             raise StoreError(f"{wrong[0]}; nothing was promoted: restore it, or rerun with force=true.")
     hidden = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -166,7 +164,7 @@ def promote(chosen, figures, place, kind, root):
 
 def _is_ours(place):
     empty = place.is_dir() and not any(place.iterdir())
-    return empty or work.read(place / MANIFEST).get("made_by") == MADE_BY
+    return empty or store.read_note(place / MANIFEST).get("made_by") == MADE_BY
 
 
 def _check_figures(figures, sources, chosen):

@@ -13,7 +13,7 @@ from lambda_hat.inspect import choose, tell
 from lambda_hat.inspect import rows as looking
 from lambda_hat.inspect.row import RUN, TARGET
 from lambda_hat.inspect.stop import used
-from lambda_hat.system.errors import StoreError, UserError
+from lambda_hat.system.errors import UserError
 
 DOC = """Care for what is stored: check that it is whole, how large it is; move runs into the trash.
 
@@ -23,9 +23,6 @@ DOC = """Care for what is stored: check that it is whole, how large it is; move 
     %(prog)s rm status=bad sampler=sgld     # moves to <root>/trash/
     %(prog)s restore runs/trash/20260101T120000_000000
 """
-
-ADDED = ("_runs.jsonl", store.SUMS)
-"""Files of a published directory that its list of hashes cannot have."""
 
 
 def main():
@@ -39,49 +36,6 @@ def main():
 
 
 # --- verify -----------------------------------------------------------------------------------------------------------
-
-
-def damages(directory):
-    """Everything that is wrong with a published directory, a sentence each: every file is read.
-
-    What is there besides what was published is named only where it is not something that joins a directory later.
-    """
-    directory = Path(directory)
-    try:
-        sums = store.hashes(directory)
-    except StoreError as error:
-        yield str(error)
-        return
-    for name, expected in sums.items():
-        try:
-            found = store.sha256(directory / name)
-        except FileNotFoundError:
-            yield f"{directory / name} is missing"
-        except OSError as error:
-            yield f"{directory / name} cannot be read ({error.strerror})"
-        else:
-            if found != expected:
-                yield f"{directory / name} does not match its hash"
-    for path in sorted(directory.rglob("*")):
-        inside = path.relative_to(directory)
-        if inside.parts[0].startswith("run_") or path.is_dir() or inside.as_posix() in sums or path.name in ADDED:
-            continue
-        if path.name.startswith("curvature_"):
-            yield from _damage_of_arrays(path)
-        else:
-            yield f"{path} was not published with its directory"
-    try:
-        store.open_config(directory, "run" if directory.name.startswith("run_") else "target")
-    except StoreError as error:
-        yield str(error)
-
-
-def _damage_of_arrays(path):
-    """The curvature joins a target later, with its own hash inside."""
-    try:
-        store.read_sealed_arrays(path)
-    except StoreError as error:
-        yield str(error)
 
 
 def published(root):
@@ -100,7 +54,7 @@ def _verify(arguments, root, filters):
     for directory in published(root):
         if rows is None or directory in rows:
             count, size = count + 1, size + _own_size(directory)
-            if wrong := list(damages(directory)):
+            if wrong := list(store.damages(directory)):
                 found[directory] = wrong
     if arguments.json:
         tell.write_json({"directories": count, "bytes": size, "damaged": {str(d): wrong for d, wrong in found.items()}})

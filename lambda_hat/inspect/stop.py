@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from lambda_hat.inspect import tell, unfinished
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import UserError
 
 
@@ -41,7 +41,7 @@ def cancel(rows, yes):
     if jobs:
         _scancel(jobs)
     for pid, mine in processes.items():
-        if work.is_alive(mine[0].work):  # still the same one
+        if leases.is_alive(mine[0].work):  # still the same one
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
     return 1 if beyond else 0

@@ -9,9 +9,9 @@ import time
 
 from lambda_hat import store
 from lambda_hat.inspect.row import RUN, TARGET, Row, duration, flat
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 
-UNHEARD = 2 * work.DEAD_AFTER
+UNHEARD = 2 * leases.DEAD_AFTER
 """Seconds without a heartbeat after which an owner on another machine is taken for dead; clocks may differ a little."""
 
 
@@ -63,16 +63,16 @@ def _left(root, name):
     """What is known of unfinished work; the parts that are there say so under their own names."""
     directory = root / "work" / name
     parts = {
-        "failed": work.read(root / "failures" / f"{name}.json"),
-        "submitted": work.read(directory / "submitted.json"),
-        "owner": work.read(directory / "owner.json"),
-        "progress": work.read(directory / "progress.json"),
+        "failed": store.read_note(root / "failures" / f"{name}.json"),
+        "submitted": store.read_note(directory / "submitted.json"),
+        "owner": store.read_note(directory / "owner.json"),
+        "progress": store.read_note(directory / "progress.json"),
     }
     left = {}
     for part, values in parts.items():
         if values:
             left |= {key: value for key, value in values.items() if value is not None} | {part: True}
-    left["owner_is_alive"] = work.is_alive(parts["owner"]) if parts["owner"] else False
+    left["owner_is_alive"] = leases.is_alive(parts["owner"]) if parts["owner"] else False
     left["has_directory"] = directory.is_dir()
     left["has_checkpoint"] = store.is_done(directory / "checkpoint")
     try:
@@ -93,7 +93,7 @@ def _state(left, queued):
         alive = in_queue == "RUNNING" or (silent is not None and silent < UNHEARD)
     if alive:
         notes = [_progress_words(left)]
-        if silent is not None and silent > work.DEAD_AFTER:
+        if silent is not None and silent > leases.DEAD_AFTER:
             notes.append(f"no heartbeat for {duration(silent)}")
         return "running", notes
     if in_queue is not None:

@@ -15,7 +15,8 @@ from lambda_hat import config as configs
 from lambda_hat import store
 from lambda_hat.config.hydra_glue import group_from_plain
 from lambda_hat.jobs import loggers, memory
-from lambda_hat.store import provenance, work
+from lambda_hat.store import lease as leases
+from lambda_hat.store import provenance
 from lambda_hat.system import stopping
 from lambda_hat.system.errors import BrokeDown, ConfigError, StoreError, of_disk
 
@@ -104,7 +105,7 @@ def make(job, log_path=None):
     """
     record = job.paths.failure(job.stage)
     try:
-        with work.lease(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
+        with leases.hold(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
             if lease is not None:
                 from lambda_hat.jobs import progress
 
@@ -127,13 +128,13 @@ def _record_failure(record, error, log_path, settings):
         "kind": type(error).__name__,
         "traceback": traceback.format_exc(),
         "log": log_path,
-        "slurm_job": work.slurm_job(),
+        "slurm_job": leases.slurm_job(),
         "command": sys.argv,
         "settings": settings,
         "created_at": store.now(),
     }
     record.parent.mkdir(exist_ok=True)
-    work.write(record, text)
+    store.write_note(record, text)
     if isinstance(error, BrokeDown):
         _keep_arrays(record.with_suffix(".npz"), error.last_good)
         log.error("the last good state is in %s", record.with_suffix(".npz"))
@@ -141,7 +142,7 @@ def _record_failure(record, error, log_path, settings):
 
 def tidy(job):
     """Finish what a process left undone that died between publishing a job and letting go of it: manifest line, work directory."""
-    if work.sweep(job.paths.work(job.stage)):
+    if leases.sweep(job.paths.work(job.stage)):
         _index(job)
 
 
@@ -155,7 +156,7 @@ def _journal(job, lease, say, **more):
     """The journal of a job: of no use to other code, packages, settings or devices, or to another target (in `more`)."""
     import jax
 
-    from lambda_hat.store import checkpoint
+    from lambda_hat.store.journal import Journal
 
     identity = {
         "configuration": {key: store.plain(value) for key, value in _groups(job.config, job.stage).items()},
@@ -163,7 +164,7 @@ def _journal(job, lease, say, **more):
         "packages": provenance.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    return checkpoint.Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say)
+    return Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say)
 
 
 # --- target -----------------------------------------------------------------------------------------------------------

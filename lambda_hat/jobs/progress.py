@@ -22,7 +22,7 @@ def shown(job, lease):
 
     Arguments:
         job: `pipeline.Job`.
-        lease: `work.Lease`.
+        lease: `lease.Lease`.
     """
     config = job.config
     lease.report(settings=job.settings)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lambda_hat import store
 from lambda_hat.jobs import pipeline
 from lambda_hat.launch import plan, task
 from lambda_hat.system import stopping
@@ -135,7 +136,7 @@ class _Processes:
                 log.info("finished: %s", item.job.directory)
                 continue
             self._code = 1
-            record = pipeline.work.read(item.job.paths.failure(item.job.stage))
+            record = store.read_note(item.job.paths.failure(item.job.stage))
             died = f"its process was killed by signal {-process.returncode}" if process.returncode < 0 else "it failed"
             said = record.get("error") if item.name in through else None
             log.error("failed: %s: %s\n        log: %s", item.name, said or died, directory / "log.txt")

@@ -8,10 +8,11 @@ from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
+from lambda_hat import store
 from lambda_hat.config import messages
 from lambda_hat.config.hydra_glue import to_config
 from lambda_hat.jobs import pipeline
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ def _claims(items, listed):
     for item in items:
         if item.name not in listed[item.work.parent]:
             continue
-        owner, submission = work.read(item.work / "owner.json"), work.read(item.work / "submitted.json")
+        owner, submission = store.read_note(item.work / "owner.json"), store.read_note(item.work / "submitted.json")
         lives = bool(owner) and _lives(owner, item.work)
         job = owner.get("slurm_job") if lives else submission.get("slurm_job")
         claims[item.work] = _Claim(lives, job, submission.get("user"))
@@ -220,11 +221,11 @@ def _claims(items, listed):
 
 
 def _lives(owner, directory):
-    alive = work.is_alive(owner)
+    alive = leases.is_alive(owner)
     if alive is not None:
         return alive
     try:
-        return time.time() - (directory / "progress.json").stat().st_mtime < work.DEAD_AFTER
+        return time.time() - (directory / "progress.json").stat().st_mtime < leases.DEAD_AFTER
     except OSError:
         return False
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from lambda_hat import store
 from lambda_hat.config.hydra_glue import config_from_plain
 from lambda_hat.jobs import pipeline
-from lambda_hat.store import provenance, work
+from lambda_hat.store import provenance
 from lambda_hat.system.errors import StoreError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -89,20 +89,20 @@ def read(directory):
 
 def finished(directory):
     """Names of what this task is through with → whether it failed."""
-    return work.read(directory / FILES["finished"])
+    return store.read_note(directory / FILES["finished"])
 
 
 def finish(directory, name, failed):
     """Note that the task is through with one of its jobs."""
-    work.write(directory / FILES["finished"], finished(directory) | {name: failed})
+    store.write_note(directory / FILES["finished"], finished(directory) | {name: failed})
 
 
 def count_requeue(directory, most):
     """Note that the task goes back to the queue; False, and nothing noted, where it has done so `most` times."""
-    count = work.read(directory / FILES["requeues"]).get("count", 0)
+    count = store.read_note(directory / FILES["requeues"]).get("count", 0)
     if count >= most:
         return False
-    work.write(directory / FILES["requeues"], {"count": count + 1})
+    store.write_note(directory / FILES["requeues"], {"count": count + 1})
     return True
 
 
@@ -122,7 +122,7 @@ def note_submission(item, slurm_job, log, script):
         "settings": item.job.settings,
     }
     item.work.mkdir(parents=True, exist_ok=True)
-    work.write(submission(item), note)
+    store.write_note(submission(item), note)
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lambda_hat import store
 from lambda_hat.jobs import pipeline
 from lambda_hat.launch import slurm, task
-from lambda_hat.store import work
+from lambda_hat.store import lease as leases
 from lambda_hat.system import errors
 from lambda_hat.system.errors import UserError
 
@@ -80,7 +80,7 @@ class _Watch:
         self.failures, self.kept_back, self.bad = [], [], False
         self._said, self._ended, self._failed = None, {}, set()
         self._count = {"done": 0, "failed": 0}
-        notes = [work.read(task.submission(one.item)) for one in waiting if one.directory is None]
+        notes = [store.read_note(task.submission(one.item)) for one in waiting if one.directory is None]
         self._users = {note["user"] for note in notes if "user" in note}
 
     def look(self):
@@ -96,7 +96,9 @@ class _Watch:
             elif at_work and one.directory and task.finished(one.directory).get(one.item.name):
                 self._fail(one, None)
             elif one.slurm_job is None:
-                (still if work.is_alive(work.read(one.item.work / "owner.json")) is not False else over).append(one)
+                (still if leases.is_alive(store.read_note(one.item.work / "owner.json")) is not False else over).append(
+                    one
+                )
             else:
                 (over if entry is None or entry.is_over else still).append(one)
         self.open = still
@@ -178,7 +180,7 @@ class _Watch:
 
 def explain(item, slurm_job, entry, directory):
     """Why an item has no result: its own record where it left one, else what SLURM says of the job."""
-    record = work.read(item.job.paths.failure(item.job.stage))
+    record = store.read_note(item.job.paths.failure(item.job.stage))
     command = task.command(item, sys.argv[0])
     path = str(directory / "log.txt") if directory else record.get("log")
     if record and record.get("slurm_job") == slurm_job:
@@ -206,9 +208,9 @@ def tell_of_former_attempts(found):
     history = slurm.history({found.ended[name] for name in names if name in found.ended})
     for name in names[:MOST_LINES]:
         job = found.ended.get(name)
-        record = work.read(items[name].job.paths.failure(items[name].job.stage))
+        record = store.read_note(items[name].job.paths.failure(items[name].job.stage))
         failure = explain(items[name], job or record.get("slurm_job"), history.get(job), None)
-        path = work.read(task.submission(items[name])).get("log") or failure.log
+        path = store.read_note(task.submission(items[name])).get("log") or failure.log
         log.info("  before: %s: %s%s", name, failure.what, f"  {path}" if path else "")
     if len(names) > MOST_LINES:
         log.info("  before: … and %d more", len(names) - MOST_LINES)

@@ -54,9 +54,9 @@ def _settle(told):
     if told["gpus"] == 0:  # where nothing keeps a job from the node's GPUs, it must not take one
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from lambda_hat.launch import task
-    from lambda_hat.store import work
+    from lambda_hat.store import lease as leases
 
-    where = f"SLURM job {work.slurm_job()}, " if work.slurm_job() else ""
+    where = f"SLURM job {leases.slurm_job()}, " if leases.slurm_job() else ""
     restarts = os.environ.get("SLURM_RESTART_COUNT")
     log.info(
         "%sprocess %d on %s, GPUs %s%s",
@@ -161,7 +161,7 @@ def _give_way(told, directory, number):
 def _leave_record(told, directory):
     from lambda_hat import store
     from lambda_hat.launch import task
-    from lambda_hat.store import work
+    from lambda_hat.store import lease as leases
 
     error = (
         f"time was up {told['max_requeues'] + 1} times, as often as hydra.launcher.max_requeues lets it; the same command goes "
@@ -170,9 +170,9 @@ def _leave_record(told, directory):
     log.error("failed: %s", error)
     frozen = next(one for one in told["jobs"] if one.name not in task.finished(directory))
     job = frozen.job()
-    record = {"error": error, "kind": "Stopped", "traceback": None, "log": told["log"], "slurm_job": work.slurm_job()}
+    record = {"error": error, "kind": "Stopped", "traceback": None, "log": told["log"], "slurm_job": leases.slurm_job()}
     job.paths.failure(job.stage).parent.mkdir(exist_ok=True)
-    work.write(job.paths.failure(job.stage), record | {"command": frozen.command, "created_at": store.now()})
+    store.write_note(job.paths.failure(job.stage), record | {"command": frozen.command, "created_at": store.now()})
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias
-from lambda_hat.store import checkpoint
 from lambda_hat.system import parallel
+from lambda_hat.targets import resumable
 
 LENGTH = {True: 1.1, False: 0.75}
 """Mean trajectory length in whitened and in plain coordinates, in units of the time in which the slowest direction turns by a
@@ -152,7 +152,7 @@ def _adapt(config, loss, chains, states, tuning, first, draws):
     averaging = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), averaging)
     carry, done = (states, averaging, jnp.zeros(numbers.shape, jnp.float64)), 0
     structure = jax.tree.structure(carry)
-    pieces = checkpoint.Pieces(
+    pieces = resumable.Pieces(
         chains.journal, lambda carry: tuple(parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry))
     )
 

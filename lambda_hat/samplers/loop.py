@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lambda_hat.samplers import density as densities
-from lambda_hat.store import checkpoint
+from lambda_hat.store.journal import Journal
 from lambda_hat.system import parallel
+from lambda_hat.targets import resumable
 
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""
@@ -154,15 +155,15 @@ class Loop:
         density: what it samples.
         config: `config.Sampling`, for chains, draws, seed and save_params.
         thin: transitions of a draw.
-        journal: `checkpoint.Journal`; None = nothing is kept.
+        journal: `Journal`; None = nothing is kept.
     """
 
     def __init__(self, algorithm, density, config, thin, journal=None):
         self.config, self.thin = config, thin
-        self.journal = journal or checkpoint.Journal()
+        self.journal = journal or Journal()
         self.size = math.ceil(config.draws / CHUNKS)
         self.mesh = parallel.mesh(config.chains)
-        self._pieces = checkpoint.Pieces(self.journal, partial(parallel.place, mesh=self.mesh, spread=True))
+        self._pieces = resumable.Pieces(self.journal, partial(parallel.place, mesh=self.mesh, spread=True))
         self.move(density)
         self.use(algorithm)
 
@@ -217,7 +218,7 @@ class Loop:
             while made < end and not broken:
                 before, name = states, f"{stream_name} {first + made}"
                 states, found = self._pieces.next(name, states, structure, call, end - made, made > 0)
-                part = checkpoint.unpack(found, _PART)
+                part = resumable.unpack(found, _PART)
                 parts.append(part)
                 seconds += [float(found["seconds"]) + (seconds[-1] if seconds else 0.0)] * int(found["count"])
                 made = len(seconds)

@@ -17,8 +17,8 @@ from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_fin
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias
-from lambda_hat.store import checkpoint
 from lambda_hat.system import parallel
+from lambda_hat.targets import resumable
 
 GRADIENTS_PER_STEP = 2
 
@@ -148,8 +148,8 @@ def _tune(config, loss, chains, states, tuning, steps):
     """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
     program = _tuning_program(loss, config.chains, config.energy_variance, steps, loop.is_large(chains.density))
     numbers, key = jnp.arange(config.chains), loop.stream(config.seed, "tune")
-    found = chains.journal.step("tune", lambda: checkpoint.pack(program(chains.density, tuning, states, numbers, key)))
-    settled, step_sizes, lengths = checkpoint.unpack(found, jax.tree.structure((states, 0, 0)))
+    found = chains.journal.step("tune", lambda: resumable.pack(program(chains.density, tuning, states, numbers, key)))
+    settled, step_sizes, lengths = resumable.unpack(found, jax.tree.structure((states, 0, 0)))
     good = jnp.isfinite(step_sizes) & (step_sizes > 0) & jnp.isfinite(lengths) & (lengths > 0)
     good &= jnp.isfinite(settled.logdensity)
     spent = GRADIENTS_PER_STEP * config.chains * 2 * round(0.4 * steps)

@@ -14,7 +14,7 @@ from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
 from lambda_hat.samplers.base import Bias
-from lambda_hat.store import checkpoint
+from lambda_hat.store.journal import Journal
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import metrics
 
@@ -123,12 +123,12 @@ def sample(
         curvature: of this loss at w0.
         log: called with a line for each phase.
         enough: given the excess so far `[chains, draws]` and the mean acceptance, whether no more draws are wanted.
-        journal: the `checkpoint.Journal` that the work goes on from; None = nothing is kept.
+        journal: the `Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
         `Result`.
     """
-    journal = journal or checkpoint.Journal()
+    journal = journal or Journal()
     nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
     make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
     whitened = make("curvature", sampler.dtype)

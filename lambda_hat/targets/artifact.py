@@ -83,7 +83,7 @@ def build(config, log, journal=None):
     Arguments:
         config: the whole `config.Config`; posterior and sampler are not looked at.
         log: called with a line for each phase.
-        journal: the `checkpoint.Journal` that training goes on from; None = nothing is kept.
+        journal: the `Journal` that training goes on from; None = nothing is kept.
 
     Raises:
         BrokeDown: where training does.

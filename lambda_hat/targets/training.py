@@ -17,10 +17,10 @@ import scipy.optimize
 from threadpoolctl import threadpool_limits
 
 from lambda_hat.config import Descent
-from lambda_hat.store import checkpoint
+from lambda_hat.store.journal import Journal
 from lambda_hat.system import parallel, stopping
 from lambda_hat.system.errors import BrokeDown
-from lambda_hat.targets import curvature, losses, metrics
+from lambda_hat.targets import curvature, losses, metrics, resumable
 
 PROXIMAL_ITERATIONS = 200
 """Quasi-Newton iterations of one proximal step."""
@@ -48,7 +48,7 @@ def train(config, loss, rows, n, start, key, journal=None):
         n: number of pairs.
         start: flat parameters to start from `[p]`, float64.
         key: JAX key for the minibatches.
-        journal: the `checkpoint.Journal` that the work goes on from; None = nothing is kept.
+        journal: the `Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
         The `Minimum`.
@@ -56,7 +56,7 @@ def train(config, loss, rows, n, start, key, journal=None):
     Raises:
         BrokeDown: where the parameters or the loss are not finite any more.
     """
-    journal = journal or checkpoint.Journal()
+    journal = journal or Journal()
     nbeta = n / np.log(n)
     objective = full_batch(loss, rows(np.float64), nbeta)
     w = np.asarray(start, float)
@@ -152,7 +152,7 @@ def first_order(config, loss, rows, n, w, key, journal):
 
     program = jax.jit(parallel.shard(descend, mesh, (False,) * 5, False))
     keys = jax.random.split(key, config.steps)
-    pieces = checkpoint.Pieces(journal, partial(parallel.place, mesh=mesh, spread=False))
+    pieces = resumable.Pieces(journal, partial(parallel.place, mesh=mesh, spread=False))
     carry, done = (w, optimizer.init(w), jnp.asarray(-1)), 0
     structure = jax.tree.structure(carry)
 

@@ -19,22 +19,22 @@ from lambda_hat.system import backend
 
 def run(root, minutes):
     """Seconds of a run, and of each checkpoint that it wrote."""
-    from lambda_hat.store import checkpoint
+    from lambda_hat.store.journal import Journal
 
     words = ["experiment=base", "sampler=mclmc", "sampler.draws=100", "sampler.warmup=40", "sampler.mcse_target=null"]
     words += [f"store.root={root}", "force=true", "runtime.figures=false", f"runtime.checkpoint_minutes={minutes}"]
     job = pipeline.job("run", hydra_glue.to_config(hydra.compose("config", words)))
-    writes, write = [], checkpoint.Journal.write
+    writes, write = [], Journal.write
 
     def timed(journal):
         began = time.perf_counter()
         write(journal)
         writes.append(time.perf_counter() - began)
 
-    checkpoint.Journal.write = timed
+    Journal.write = timed
     began = time.perf_counter()
     pipeline.make(job)
-    checkpoint.Journal.write = write
+    Journal.write = write
     return time.perf_counter() - began, writes
 
 

@@ -23,7 +23,8 @@ import time
 import uuid
 from pathlib import Path
 
-from lambda_hat import store
+from lambda_hat.store.files import read_note, write_note
+from lambda_hat.store.times import now
 from lambda_hat.system import stopping
 
 BEAT = 10.0
@@ -72,26 +73,6 @@ def _started(pid):
         return None
 
 
-def read(path):
-    """A small JSON file that others write and remove; {} where there is none, or not yet a whole one."""
-    try:
-        found = json.loads(Path(path).read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def write(path, value):
-    """Write a small JSON file in one step; readers see the old one or this."""
-    path = Path(path)
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        hidden.write_text(json.dumps(store.finite(value)) + "\n")
-        os.replace(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
 def slurm_job():
     """The SLURM job that this process runs in, as squeue shows it (`12_3` in an array); None outside."""
     array, number = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -100,7 +81,7 @@ def slurm_job():
 
 def sweep(directory):
     """Remove the work directory of what is done, unless an owner may be about to; whether there was one to remove."""
-    owner = read(directory / "owner.json")
+    owner = read_note(directory / "owner.json")
     if not directory.is_dir() or (owner and is_alive(owner) is not False):
         return False
     shutil.rmtree(directory, ignore_errors=True)
@@ -122,24 +103,24 @@ class Lease:
         self.directory, self._token, self.log, self.watchers = directory, token, log, []
         self.build = directory / f"build.{token}"
         self.checkpoint = directory / "checkpoint"
-        self._progress = {"beat": 0, "began": store.now(), "log": log}
+        self._progress = {"beat": 0, "began": now(), "log": log}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat_on, daemon=True)
 
     def report(self, **progress):
         """Say how far the work is; what is not named stays as it was. Written at the next heartbeat, or `now=True`."""
-        now = progress.pop("now", False)
+        at_once = progress.pop("now", False)
         with self._lock:
             self._progress |= progress
             known = dict(self._progress)
-        if now:
+        if at_once:
             self._beat()
         for watcher in self.watchers:
             watcher(known)
 
     def is_held(self):
         """Whether nobody has taken this owner for dead."""
-        return read(self.directory / "owner.json").get("token") == self._token
+        return read_note(self.directory / "owner.json").get("token") == self._token
 
     def _beat_on(self):
         while not self._ended.wait(BEAT):
@@ -150,9 +131,9 @@ class Lease:
             if self._ended.is_set():
                 return
             self._progress["beat"] += 1
-            self._progress["at"] = store.now()
+            self._progress["at"] = now()
             with contextlib.suppress(OSError):  # a full disk stops the work where it matters, not here
-                write(self.directory / "progress.json", self._progress)
+                write_note(self.directory / "progress.json", self._progress)
 
     def begin(self):
         """Start the heart."""
@@ -177,7 +158,7 @@ class Lease:
 
 
 @contextlib.contextmanager
-def lease(directory, done, say, log=None):
+def hold(directory, done, say, log=None):
     """Hold the lease on a work directory, waiting while somebody else does.
 
     Arguments:
@@ -214,7 +195,7 @@ def _acquire(directory, done, say, log):
                 Lease(directory, token, log).end(True)
                 return None
             return Lease(directory, token, log)
-        owner = read(path)
+        owner = read_note(path)
         if watch is None or watch.token != owner.get("token"):
             watch = _Watch(directory, owner)
             if owner:
@@ -243,7 +224,7 @@ def _claim(path, token, log):
         "log": log,
         "command": sys.argv,
         "cwd": os.getcwd(),
-        "since": store.now(),
+        "since": now(),
     }
     try:
         own.write_text(json.dumps(owner) + "\n")
@@ -266,7 +247,7 @@ class _Watch:
         alive = is_alive(self._owner) if self._owner else None
         if alive is not None:
             return not alive
-        beat = read(self._directory / "progress.json").get("beat")
+        beat = read_note(self._directory / "progress.json").get("beat")
         if beat != self._seen:
             self._seen, self._since = beat, time.monotonic()
         return time.monotonic() - self._since > DEAD_AFTER
@@ -279,7 +260,7 @@ def _depose(path, token):
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    if read(aside).get("token") != token:
+    if read_note(aside).get("token") != token:
         with contextlib.suppress(OSError):
             os.link(aside, path)
     aside.unlink(missing_ok=True)

@@ -11,23 +11,18 @@ step's result is a dictionary of arrays; part of it may be a state that only the
 import contextlib
 import json
 import logging
-import os
 import shutil
 import threading
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from lambda_hat import store
+from lambda_hat.store.files import read_sealed_arrays, replace_file, write_sealed_arrays
 from lambda_hat.system import stopping
 from lambda_hat.system.errors import StoreError
 
 log = logging.getLogger(__name__)
-
-CALL_SECONDS = 4.0
-"""What a call of a compiled program is aimed to take at most, so that a signal is soon heard and a checkpoint loses little."""
 
 WORTH_KEEPING = 5.0
 """Seconds of work below which a failure leaves no checkpoint."""
@@ -111,18 +106,18 @@ class Journal:
             if self._directory is None or self._written >= len(self._steps):
                 return
             self._directory.mkdir(parents=True, exist_ok=True)
-            _put(self._directory / "identity.json", lambda file: file.write(self._identity.encode()))
+            replace_file(self._directory / "identity.json", lambda file: file.write(self._identity.encode()))
             for number in range(self._written, len(self._steps)):
                 step = self._steps[number]
                 if step.state:
-                    _put(
+                    replace_file(
                         self._path(number, ".state"),
-                        lambda file, step=step: store.write_sealed_arrays(file, step.state),
+                        lambda file, step=step: write_sealed_arrays(file, step.state),
                     )
                 header = np.array(json.dumps({"name": step.name, "state": step.state != {}}))
-                _put(
+                replace_file(
                     self._path(number),
-                    lambda file, step=step, header=header: store.write_sealed_arrays(file, step.result | {"_": header}),
+                    lambda file, step=step, header=header: write_sealed_arrays(file, step.result | {"_": header}),
                 )
                 step.result = None
             for number, step in enumerate(self._steps):
@@ -151,11 +146,11 @@ class Journal:
         while same and self._path(len(steps)).exists():
             number = len(steps)
             try:
-                result = store.read_sealed_arrays(self._path(number))
+                result = read_sealed_arrays(self._path(number))
                 header = json.loads(str(result.pop("_")))
                 state = {} if not header["state"] else None
                 if state is None and self._path(number, ".state").exists():
-                    state = store.read_sealed_arrays(self._path(number, ".state"))
+                    state = read_sealed_arrays(self._path(number, ".state"))
             except (StoreError, ValueError, KeyError):
                 self._say(f"{self._path(number)} is damaged: going on from before it")
                 break
@@ -175,65 +170,3 @@ class _Step:
 
     def __init__(self, name, result, state):
         self.name, self.result, self.state = name, result, state
-
-
-class Pieces:
-    """Calls of a program that makes many things one after the other, each as long as the one before it tells, and a step each.
-
-    Arguments:
-        journal: a `Journal`.
-        place: carry → the same where the program leaves it; what is computed from it elsewhere may round differently.
-    """
-
-    def __init__(self, journal, place):
-        self._journal, self._place, self._apiece = journal, place, None
-
-    def next(self, name, carry, structure, call, most, follows):
-        """Make some of what is left, or take what the journal has of that call.
-
-        Arguments:
-            name: of the step.
-            carry: what the call starts from; None while the journal has later ones.
-            structure: of the carry.
-            call: carry, count → the carry after `count` more, and results; how they are cut into calls must not matter.
-            most: how many are left.
-            follows: whether the carry takes the place of the step's before.
-
-        Returns:
-            the carry (None where the journal has a later one), and the packed results with `count` and `seconds`.
-        """
-        fresh = None
-
-        def compute():
-            nonlocal fresh
-            count = 1 if self._apiece is None else max(1, min(most, int(CALL_SECONDS / self._apiece)))
-            began = time.perf_counter()
-            fresh, out = jax.block_until_ready(call(self._place(carry), count))
-            seconds = time.perf_counter() - began
-            self._apiece = max(seconds / count, 1e-9)
-            return pack(out) | {"count": count, "seconds": seconds}, pack(fresh)
-
-        result, state = self._journal.passing(name, compute, follows)
-        if fresh is None and state is not None:
-            fresh = self._place(unpack(state, structure))
-        return fresh, result
-
-
-def pack(tree):
-    """A pytree's leaves by number, in NumPy: what a step may give."""
-    return {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def unpack(packed, structure):
-    """The pytree of this structure that was packed."""
-    return jax.tree.unflatten(structure, [packed[f"leaf{i}"] for i in range(structure.num_leaves)])
-
-
-def _put(path, write):
-    """Write a file in one step, on the disk before it has its name."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    with open(hidden, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(hidden, path)

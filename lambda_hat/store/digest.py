@@ -1,0 +1,58 @@
+"""Names that are hashes: one pure function from a stage's configuration to the digest that its directory is called by."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from typing import Any, NamedTuple
+
+
+class Stage(NamedTuple):
+    """What a directory's name is the hash of.
+
+    Attributes:
+        algorithm: of hashlib.
+        length: hex digits kept.
+        version: bump by hand where the same configuration gives other numbers.
+        keys: the hashed configuration groups.
+    """
+
+    algorithm: str
+    length: int
+    version: int
+    keys: tuple[str, ...]
+
+
+STAGES = {
+    "target": Stage("sha256", 12, 2, ("model", "data", "training", "seed")),
+    "run": Stage("sha1", 8, 2, ("sampler", "posterior")),
+}
+
+
+def digest(stage: str, values: Iterable[Any]) -> str:
+    """Hex digest of a stage's configuration groups, in the order of its `keys`.
+
+    Keys whose value is null are left out, so that a new optional setting renames nothing.
+
+    Raises:
+        ValueError: for NaN or infinity, which canonical JSON does not have.
+    """
+    algorithm, length, version, keys = STAGES[stage]
+    payload = {"version": version} | {key: _without_null(plain(v)) for key, v in zip(keys, values, strict=True)}
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.new(algorithm, text.encode()).hexdigest()[:length]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, wherever they stand in nested dictionaries."""
+    if is_dataclass(value):
+        return asdict(value)
+    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _without_null(value):
+    if isinstance(value, dict):
+        return {k: _without_null(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_null(v) for v in value]
+    return value

@@ -1,0 +1,322 @@
+"""Reading and writing the store's files. What is read may be anything: a value comes back, or one sentence as a `StoreError`.
+
+Nothing that is no regular file is opened, no link is followed out of the store, nothing is unpickled, and no file can name a size
+that is then allocated.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import stat
+import uuid
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from lambda_hat.store.layout import root_of
+from lambda_hat.system.errors import StoreError
+
+TEXT_LIMIT = 64 * 2**20
+"""Bytes of the largest text file that is read: a thousand times the largest that is written."""
+
+INTEGER_LIMIT = 2**64
+"""Integers beyond this are no setting, count or seed."""
+
+REMEDY = "restore it, or rerun with force=true to redo the directory it belongs to"
+
+
+def damaged(path: Path | str, what: str, remedy: str = REMEDY) -> StoreError:
+    """The error of a stored file: which file, what is wrong with it, and what to do."""
+    return StoreError(f"{path} {what}; {remedy}.")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path | str, root: Path | str | None = None) -> IO[bytes]:
+    """Open a regular file for reading, and nothing else.
+
+    Arguments:
+        root: the directory that links must not lead out of; None = that of the store which the path lies in.
+
+    Raises:
+        StoreError: where it is missing, cannot be read, is no regular file, or lies outside the root.
+    """
+    path = Path(path)
+    try:
+        real = inside(path, root_of(path) if root is None else root)
+        if not stat.S_ISREG(os.lstat(real).st_mode):
+            raise damaged(path, "is not a regular file")
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        file = os.fdopen(os.open(real, flags), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise damaged(path, "is not a regular file")
+        return file
+    except FileNotFoundError as error:
+        raise damaged(path, "is missing") from error
+    except (OSError, ValueError) as error:  # the latter for a null byte in a name
+        raise damaged(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def inside(path: Path | str, root: Path | str) -> str:
+    """A path without the links below a root.
+
+    Raises:
+        StoreError: where they lead out of the root.
+        OSError: where a link cannot be resolved.
+    """
+    root, path = os.path.abspath(root), os.path.abspath(path)
+    if path != root and not path.startswith(root.rstrip("/") + "/"):
+        raise damaged(path, f"lies outside {root}", "name a path inside it")
+    here, linked = root, False
+    for part in path[len(root) :].strip("/").split("/"):
+        here = f"{here}/{part}"
+        if linked := stat.S_ISLNK(os.lstat(here).st_mode):
+            break
+    if not linked:
+        return path
+    real, real_root = os.path.realpath(path, strict=True), os.path.realpath(root)
+    if not real.startswith(real_root.rstrip("/") + "/"):
+        raise damaged(path, f"is, or lies under, a link that leads out of {root}", "put the files themselves there")
+    return real
+
+
+def read_bytes(path: Path | str, root: Path | str | None = None, limit: int = TEXT_LIMIT) -> bytes:
+    """The contents of a regular file inside a store.
+
+    Raises:
+        StoreError: as `open_regular`, and where it is larger than `limit` bytes.
+    """
+    with open_regular(path, root) as file:
+        try:
+            content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
+        except OSError as error:
+            raise damaged(path, f"cannot be read ({error.strerror})") from error
+    if content is None or len(content) > limit:
+        raise damaged(path, f"is larger than {limit / 2**20:.3g} MiB, which no such file is")
+    return content
+
+
+def read_text(path: Path | str, root: Path | str | None = None) -> str:
+    """The contents of a UTF-8 file; see `read_bytes`."""
+    return _decode(path, read_bytes(path, root))
+
+
+def read_object(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
+    """The object in a JSON file, as yet unchecked against any hash; see `read_bytes` and `parse_object`."""
+    return parse_object(path, read_bytes(path, root))
+
+
+def parse_object(path: Path | str, content: bytes) -> dict[str, Any]:
+    """A JSON object of finite numbers and printable text.
+
+    Arguments:
+        path: where it was read, for the error.
+
+    Raises:
+        StoreError: for anything else.
+    """
+    text = _decode(path, content)
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float, parse_int=_small_integer)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"is not JSON ({_brief(error)})") from error
+    return _object(path, value, may_have_surrogates="\\u" in text)
+
+
+def parse_yaml(path: Path | str, content: bytes) -> dict[str, Any]:
+    """A YAML mapping of plain values: no tags that build objects, no aliases (which can stand for a huge document).
+
+    Raises:
+        StoreError: for anything else.
+    """
+    try:
+        value = yaml.load(_decode(path, content), Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, f"cannot be read ({_brief(error)})") from error
+    return _object(path, value, may_have_surrogates=True)
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
+def _object(path, value, may_have_surrogates):
+    if not isinstance(value, dict):
+        raise damaged(
+            path, f"cannot be read (an object was expected, it holds {_KINDS.get(type(value), 'something else')})"
+        )
+    if may_have_surrogates:
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(path, "cannot be read (it holds text that is not Unicode)") from error
+    return value
+
+
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+
+
+def _decode(path, content):
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"cannot be read (it is not UTF-8 text: {error.reason} at byte {error.start})") from error
+
+
+def _brief(error):
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is no number")
+
+
+def _finite_float(text):
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:40]} is too large")
+
+
+def _small_integer(text):
+    if len(text) <= 21 and abs(value := int(text)) < INTEGER_LIMIT:
+        return value
+    raise ValueError(f"{text[:40]} is too large")
+
+
+def read_note(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
+    """A small JSON file about work in progress, which others write and remove; {} where there is none that can be read."""
+    try:
+        return read_object(path, root)
+    except StoreError:
+        return {}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write finite JSON; NaN and infinities become null."""
+    Path(path).write_text(json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_note(path: Path | str, value: dict[str, Any]) -> None:
+    """Write a small JSON file in one step: readers see the former one or this."""
+    replace_file(path, lambda file: file.write((json.dumps(finite(value)) + "\n").encode()), durable=False)
+
+
+def replace_file(path: Path | str, write: Callable[[IO[bytes]], Any], durable: bool = True) -> None:
+    """Write a file under another name beside it, then give it its own in one step.
+
+    Arguments:
+        write: writes into the open file.
+        durable: whether it must be on the disk before it has its name.
+    """
+    path = Path(path)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(hidden, "wb") as file:
+            write(file)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(hidden, path)
+    finally:
+        with contextlib.suppress(OSError):  # the error that is on its way says more
+            hidden.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """`value` as plain JSON types, with null in place of every number that is not finite."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    return float(value) if math.isfinite(value) else None
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+_SEAL = "_sha256"
+"""Name of the array that holds the hash of all others in a sealed file."""
+
+
+def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any]) -> None:
+    """Write an .npz file that holds its own hash, for `read_sealed_arrays`."""
+    import numpy as np
+
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez(file, **arrays, **{_SEAL: np.array(_hash_of(arrays))})
+
+
+def read_sealed_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
+    """What `write_sealed_arrays` wrote.
+
+    Raises:
+        StoreError: where it is missing or damaged.
+    """
+    arrays = read_arrays(path, root)
+    if str(arrays.pop(_SEAL, "")) != _hash_of(arrays):
+        raise _damaged_arrays(path, "it does not match its own hash")
+    return arrays
+
+
+def _hash_of(arrays):
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        total.update(arrays[name].tobytes())
+    return total.hexdigest()
+
+
+def _damaged_arrays(path, what):
+    return damaged(path, f"cannot be read ({what})", "restore it, or move it away and run the command again")
+
+
+def read_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
+    """The arrays of an .npz file by name, nothing unpickled, none larger than its part of the file.
+
+    Raises:
+        StoreError: where it is missing or damaged.
+    """
+    import numpy as np
+
+    with open_regular(path, root) as raw:
+        try:
+            with zipfile.ZipFile(raw) as archive:
+                for member in archive.infolist():
+                    _check_declared_size(archive, member)
+            raw.seek(0)
+            with np.load(raw, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:  # a damaged zip archive may raise anything
+            raise _damaged_arrays(path, _brief(error)) from error
+
+
+def _check_declared_size(archive, member):
+    import numpy as np
+
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        raise ValueError(f"{member.filename} is compressed")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(file)
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{member.filename} does not hold as many numbers as it says")
