@@ -8,7 +8,7 @@ import xarray as xr
 
 from lambda_hat.analysis import analyse, estimates, status, trace
 from lambda_hat.samplers import sample
-from lambda_hat.store.checkpoint import Journal
+from lambda_hat.store.journal import Journal
 from lambda_hat.targets.artifact import Target
 from lambda_hat.targets.curvature import Curvature, LayerCurvature
 
