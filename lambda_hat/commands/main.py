@@ -4,12 +4,14 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lambda_hat.config import hydra_glue, launcher, messages, options
+from lambda_hat.config import hydra_glue, launcher, messages, options, overrides
 from lambda_hat.config.options import conf_directory
 from lambda_hat.system import stopping, terminal
 from lambda_hat.system.errors import ConfigError, Stopped, UserError
@@ -17,12 +19,16 @@ from lambda_hat.system.errors import ConfigError, Stopped, UserError
 CONF = conf_directory()
 
 
-def main(stage):
-    """Entry point of a script that makes targets (`target`) or runs (`run`)."""
+def main(stage: str) -> NoReturn:
+    """Entry point of the commands that make targets (`target`) or runs (`run`)."""
+    terminal.run(partial(_main, stage))
+
+
+def _main(stage):
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(_help())
         return
-    logging.raiseExceptions = False  # work goes on where nobody reads what it says any more (`| head`)
+    logging.raiseExceptions = False  # work goes on where nobody reads its messages any more (`| head`)
     stopping.remember()
     hydra_glue.register()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -39,7 +45,14 @@ def main(stage):
 
     task.stage = stage
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        flags, words = overrides.arranged(sys.argv[1:])
+        if any(flag.startswith("query=") for flag in words) and "COMP_LINE" not in os.environ:
+            sys.exit(
+                "query=… is how a shell asks for completions, and sets COMP_LINE; install them with -sc install=bash."
+            )
+        overrides.check(words, more_options="-cd" in flags or "--config-dir" in flags)
+        sys.argv[1:] = [*flags, *words]
+        hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(task)()
     except Exception as error:
         if stopping.is_asked():
             _end_interrupted(signal.SIGINT)

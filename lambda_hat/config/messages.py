@@ -6,28 +6,27 @@ import traceback
 from dataclasses import fields, is_dataclass
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
+from lambda_hat.config.fields import describe_type, type_hints, wrong_type
 from lambda_hat.system.errors import UserError
 
-_REWORDED = (  # Hydra's and OmegaConf's first lines, and what is said in their place
-    (r"Value '(.*)' of type '\w+' could not be converted to Integer", r"{key} must be a whole number; got \1."),
-    (r"Value '(.*)' of type '\w+' could not be converted to Float", r"{key} must be a number; got \1."),
-    (r"Value '(.*)' is not a valid bool.*", r"{key} must be true or false; got \1."),
-    (r"Invalid value assigned: (\w+) is not a ListConfig.*", r"{key} must be a list such as [16,16]; got one \1."),
-    (r"Invalid type assigned: .* value: (.*)", r"{key} cannot be \1."),
-    (r"field '.*' is not Optional", r"{key} must not be null; give it a value, or leave it out."),
-    (r".*missing mandatory value.*", r"{key} is missing; give it a value."),
-    (r".* does not support deletion", r"{key} cannot be deleted; set it to another value instead."),
+_REWORDED = (  # Hydra's first lines, which have no type of their own, and what is shown in their place
     (r"Ambiguous value for argument '(.*)'", r"\1 has several values: add -m to run each, or write [a,b] for a list."),
     (r"Sweep parameters '(.*)' requires --multirun", r"\1 has several values: add -m to run each."),
     (r"Key '(.*)' not in 'Config'", r"\1: there is no such setting, or it was deleted with ~; leave the ~ out."),
     (r"Multiple values for (\S+)\. .*", r"\1 is there already: write \1=… without the +."),
-    (r"Interpolation key '(.*)' not found", r"${\1} refers to a setting that does not exist."),
     (r"Key '(.*)' is not in struct", r"{key}: there is no such setting; the YAML of its group lists what there is."),
-    (r"Error resolving interpolation '\$\{(\w+)\}'.*", r"\1 is missing; name an option, or leave the ~ out."),
-    (r"Recursive interpolation detected", r"{key} refers to itself; give it a value."),
-    (r".*Out of range float values are not JSON compliant", r"{key}: NaN and infinity cannot be hashed; give numbers."),
+    (r"Error resolving interpolation '\$\{(\w+)\}'.*", r"\1 is missing; name one option, and leave the ~ out."),
     (r"In '.*': Could not find '(.*)/(.*)'", r"\1=\2: there is no such option; ls conf/\1 lists what there is."),
     (r"Config group override must be a string or a list.*", "A group (model, data, …) cannot be null; name an option."),
 )
@@ -36,8 +35,7 @@ _REWORDED = (  # Hydra's and OmegaConf's first lines, and what is said in their 
 def of(error):
     """The sentence (or sentences, a line each) that the terminal shows for an error of ours, Hydra's or OmegaConf's."""
     if isinstance(error, OverrideParseException) or "mismatched input" in str(error) or "Lexer" in str(error):
-        given = repr(getattr(error, "override", None) or "")
-        return f"{given} is not a setting: write key=value, or group=option, with no space around the =."
+        return _unreadable(getattr(error, "override", None) or "")
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = [name for name in error.options if not name.startswith("_")]
@@ -50,7 +48,42 @@ def of(error):
     kind = getattr(cause, "object_type", None)
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and is_dataclass(kind) and cause is not error:
         return unknown(cause.full_key, [f.name for f in fields(kind)])
-    return _reworded(cause)
+    return _by_type(cause) or _reworded(cause)
+
+
+def _by_type(error):
+    """The sentence for an error of OmegaConf's whose class and attributes say what is wrong; None for others."""
+    key, index, _ = str(getattr(error, "full_key", None) or "").partition("[")
+    match error:
+        case _ if not key:
+            return None
+        case MissingMandatoryValue():
+            return f"{key} is missing; give it a value."
+        case InterpolationKeyError():
+            return f"{key} refers to a setting that does not exist."
+        case InterpolationResolutionError() if not isinstance(error, ValidationError):
+            if error.__cause__ is not None and str(error.__cause__):
+                return f"{key} cannot be worked out: {str(error.__cause__).removesuffix('.')}."
+            return f"{key} refers to itself; give it a value."
+        case ValidationError() if is_dataclass(error.object_type):
+            if error.value is None:
+                return f"{key} must not be null; give it a value, or leave it out."
+            return wrong_type(key, error.value, type_hints(error.object_type)[key.rpartition(".")[2]])
+        case ValidationError() if index:
+            return f"{key} must be {describe_type(error.ref_type)}; one of its entries is {error.value}."
+        case ConfigTypeError() if is_dataclass(error.object_type):
+            return f"{key} cannot be deleted; set it to another value instead."
+        case ConfigTypeError():
+            return f"{key} must be {describe_type(error.ref_type)}."
+    return None
+
+
+def _unreadable(word):
+    """The sentence for an override that Hydra's grammar refuses."""
+    key, equals, value = word.partition("=")
+    if re.fullmatch(r"[+~]*[\w./@-]+", key) and equals and value.strip("'\" ") and not re.search("[][{}()$'\"]", value):
+        return f"{word!r}: a value with such letters needs quotes, inside the shell's: '{key}=\"{value}\"'."
+    return f"{word!r} is not a setting: write key=value, or group=option, with no space around the =."
 
 
 def unknown(key, siblings):

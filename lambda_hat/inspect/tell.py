@@ -101,20 +101,19 @@ def run(act, parser, argv=None):
     Arguments:
         act: called with the parsed arguments; returns the exit code (None is 0).
     """
-    try:
-        if sys.argv[1:] == completion.ASKED:
-            completion.print_choices(parser, RUNS)
-            sys.exit(0)
-        code = act(parser.parse_intermixed_args(argv))
-        sys.stdout.flush()
-    except UserError as error:
-        sys.exit(str(error))
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+
+    def command():
+        try:
+            if sys.argv[1:] == completion.ASKED:
+                completion.print_choices(parser, RUNS)
+                return 0
+            return act(parser.parse_intermixed_args(argv))
+        except UserError as error:
+            sys.exit(str(error))
+        except KeyboardInterrupt:
+            return 130
+
+    terminal.run(command)
 
 
 def write_json(value):
@@ -132,7 +131,7 @@ def write(*blocks):
 
 def _plain(table):
     """Aligned columns; the last is not padded."""
-    lines = [table.header, *table.rows]
+    lines = [[terminal.shown(word) for word in line] for line in (table.header, *table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     padded = (
         "  ".join(

@@ -110,13 +110,13 @@ class _Processes:
         try:
             settings = {"gpus": None, "max_requeues": 0, "builds": True, "cores": share_of_cores(slot, self._jobs)}
             task.write(directory, one.items, sys.argv[0], path, **settings)
-            with open(path, "a") as out:
+            with open(path, "a", encoding="utf-8") as out:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "lambda_hat.launch.worker", str(directory)],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,
-                    env=os.environ | share_of_gpus(slot),
+                    env=os.environ | {"PYTHONIOENCODING": "utf-8"} | share_of_gpus(slot),
                     start_new_session=True,  # Ctrl-C is ours to hand on
                 )
         except OSError as error:
@@ -165,7 +165,7 @@ def _make(job, number):
     path = Path(job.config.store.log_dir) / str(number) / "log.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path)
+        handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise _unwritable(job, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
