@@ -27,6 +27,7 @@ _REWORDED = (  # Hydra's first lines, which have no type of their own, and what 
     (r"Multiple values for (\S+)\. .*", r"\1 is there already: write \1=… without the +."),
     (r"Key '(.*)' is not in struct", r"{key}: there is no such setting; the YAML of its group lists what there is."),
     (r"Error resolving interpolation '\$\{(\w+)\}'.*", r"\1 is missing; name one option, and leave the ~ out."),
+    (r".*Out of range float values are not JSON compliant", r"{key}: NaN and infinity cannot be hashed; give numbers."),
     (r"In '.*': Could not find '(.*)/(.*)'", r"\1=\2: there is no such option; ls conf/\1 lists what there is."),
     (r"Config group override must be a string or a list.*", "A group (model, data, …) cannot be null; name an option."),
 )
@@ -61,9 +62,7 @@ def _by_type(error):
             return f"{key} is missing; give it a value."
         case InterpolationKeyError():
             return f"{key} refers to a setting that does not exist."
-        case InterpolationResolutionError() if not isinstance(error, ValidationError):
-            if error.__cause__ is not None and str(error.__cause__):
-                return f"{key} cannot be worked out: {str(error.__cause__).removesuffix('.')}."
+        case InterpolationResolutionError() if str(error).startswith("Recursive interpolation"):
             return f"{key} refers to itself; give it a value."
         case ValidationError() if is_dataclass(error.object_type):
             if error.value is None:
@@ -81,7 +80,13 @@ def _by_type(error):
 def _unreadable(word):
     """The sentence for an override that Hydra's grammar refuses."""
     key, equals, value = word.partition("=")
-    if re.fullmatch(r"[+~]*[\w./@-]+", key) and equals and value.strip("'\" ") and not re.search("[][{}()$'\"]", value):
+    if (
+        re.fullmatch(r"[+~]*[\w./@-]+", key)
+        and equals
+        and not value.startswith("=")
+        and value.strip("'\" ")
+        and not re.search("[][{}()$'\"]", value)
+    ):
         return f"{word!r}: a value with such letters needs quotes, inside the shell's: '{key}=\"{value}\"'."
     return f"{word!r} is not a setting: write key=value, or group=option, with no space around the =."
 
