@@ -5,7 +5,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_results": ("lambda_hat.inspect.results", "load"),
+    "load_results": ("lambda_hat.inspect.table", "load_results"),
+    "open_run": ("lambda_hat.inspect.records", "open_run"),
+    "open_target": ("lambda_hat.inspect.records", "open_target"),
 }
 """Where the public names live; a module is imported when its name is first used."""
 

@@ -5,12 +5,12 @@ import json
 import os
 
 import pytest
-from benchmarks.study import copy
+from benchmarks.inspecting import copy
 from test_cli import files, run_of
 
 from lambda_hat import store
-from lambda_hat.commands import promote
-from lambda_hat.inspect import rows as looking
+from lambda_hat.inspect import promotion
+from lambda_hat.inspect.scan import scan
 
 
 def bad_to(status, run):
@@ -109,7 +109,7 @@ def test_rm_moves_to_the_trash_and_restore_takes_back(tiny, tool, tmp_path):
     before = files(tmp_path)
     outcome = tool("store", "rm", "sampler=hmc")
     assert outcome.code == 0 and "1 moved to runs/trash/" in outcome.out
-    assert [row.sampler for row in looking.scan(tmp_path / "runs")] == ["mclmc"]
+    assert [row.sampler for row in scan(tmp_path / "runs")] == ["mclmc"]
     assert [line["sampler"] for line in store.read_lines(tiny / "_runs.jsonl")] == ["mclmc"]
     (trash,) = (tmp_path / "runs" / "trash").iterdir()
     assert f"bin/store.py restore runs/trash/{trash.name}" in outcome.out
@@ -124,13 +124,10 @@ def test_rm_moves_to_the_trash_and_restore_takes_back(tiny, tool, tmp_path):
 
 def test_rm_of_a_target_takes_its_runs_along(tiny, tool, tmp_path):
     assert tool("store", "rm", "model.dim=2", "--targets").code == 0
-    assert (
-        looking.scan(tmp_path / "runs") == []
-        and store.read_lines(tmp_path / "runs" / "targets" / "_catalog.jsonl") == []
-    )
+    assert scan(tmp_path / "runs") == [] and store.read_lines(tmp_path / "runs" / "targets" / "_catalog.jsonl") == []
     (trash,) = (tmp_path / "runs" / "trash").iterdir()
     assert tool("store", "restore", f"runs/trash/{trash.name}").code == 0
-    assert len(looking.scan(tmp_path / "runs")) == 2 and not trash.exists()
+    assert len(scan(tmp_path / "runs")) == 2 and not trash.exists()
 
 
 def test_a_target_that_is_being_sampled_is_not_thrown_away(tiny, tool, tmp_path):
@@ -141,7 +138,7 @@ def test_a_target_that_is_being_sampled_is_not_thrown_away(tiny, tool, tmp_path)
     store.write_note(directory / "owner.json", leases.this_process())
     before = files(tmp_path)
     outcome = tool("store", "rm", "model.dim=2", "--targets")
-    assert outcome.code == 1 and "still being made" in outcome.err and files(tmp_path) == before
+    assert outcome.code == 1 and "in progress" in outcome.err and files(tmp_path) == before
 
 
 def test_restore_does_not_overwrite_what_was_made_anew(tiny, tool, tmp_path):
@@ -209,14 +206,14 @@ def test_a_damaged_run_is_not_promoted_and_the_place_stays_as_it_was(tiny, tool,
 
 def test_a_place_that_cannot_take_its_name_keeps_what_it_had(tiny, tool, tmp_path, monkeypatch):
     assert tool("promote", "single", "--to", "x", "--allow-bad").code == 0
-    before, rename = files(tmp_path / "x"), os.rename
+    before, replace = files(tmp_path / "x"), os.replace
 
     def failing(source, to):
-        if str(to) == "x" and ".old." not in str(source):
+        if str(to).endswith("x/manifest.json"):
             raise OSError(5, "Input/output error", str(to))
-        rename(source, to)
+        replace(source, to)
 
-    monkeypatch.setattr(promote.os, "rename", failing)
+    monkeypatch.setattr(promotion.os, "replace", failing)
     outcome = tool("promote", "gallery", "--to", "x", "--allow-bad")
     assert outcome.code == 1 and "x cannot be written" in outcome.err
     assert (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lambda_hat.system.errors import StoreError
 
@@ -27,6 +27,8 @@ DEPTH = 6
 """Deepest nesting of settings."""
 
 Verdict = Literal["ok", "warn", "bad"]
+
+Record = TypeVar("Record")
 
 
 def known(value: Any) -> float | None:
@@ -254,12 +256,10 @@ class Summary:
             StoreError: where a field is missing, of the wrong type, not finite or absurdly large.
         """
         try:
-            return _reader(cls)(_upgraded(_object(value)))
+            upgraded = _upgraded(_object(value))
         except _Wrong as wrong:
-            name = ".".join(reversed(wrong.path))
-            raise StoreError(
-                f"{where}: {f'{name} ' if name else ''}{wrong.what}; restore the file, or rerun with force=true to redo the run."
-            ) from None
+            raise _error(where, wrong, REDO) from None
+        return read_record(cls, upgraded, where)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types: what `from_json` reads."""
@@ -365,6 +365,33 @@ def _key(each: Any) -> str:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
+
+
+REDO = "restore the file, or rerun with force=true to redo the run"
+"""What to do about a damaged analysis.json."""
+
+
+def read_record(cls: type[Record], value: Any, where: object, remedy: str = REDO) -> Record:
+    """A dataclass from JSON, each field checked against its type hint; keys that are not known are left out.
+
+    Arguments:
+        cls: the dataclass; a field without a default must be there.
+        value: what `json.loads` gave.
+        where: the file, for the sentence that says what is wrong.
+        remedy: what to do about it.
+
+    Raises:
+        StoreError: where a field is missing, of the wrong type, not finite or absurdly large.
+    """
+    try:
+        return _reader(cls)(value)
+    except _Wrong as wrong:
+        raise _error(where, wrong, remedy) from None
+
+
+def _error(where, wrong, remedy):
+    name = ".".join(reversed(wrong.path))
+    return StoreError(f"{where}: {f'{name} ' if name else ''}{wrong.what}; {remedy}.")
 
 
 class _Wrong(Exception):

@@ -1,32 +1,30 @@
 """bin/accuracy.py: how accurate the results under a root are, where λ is known."""
 
-from lambda_hat.inspect import tell
+from lambda_hat.commands import console
 
 DOC = """How accurate the results under a root are, where λ is known: a table, a summary by sampler, two figures.
 
     %(prog)s                # of runs/; the figures go to runs/accuracy/
-    %(prog)s /data/runs
+    %(prog)s /data/runs sampler=hmc
 """
 
 
 def main():
     """Entry point of bin/accuracy.py and of lambda-hat-accuracy."""
-    parser = tell.parser(DOC)
-    parser.add_argument("root", nargs="?", default=tell.RUNS, help="where to look (runs unless given)")
-    tell.run(_act, parser)
+    parser = console.parser(DOC)
+    console.add_words(parser)
+    console.run(_act, parser)
 
 
 def _act(arguments):
-    from pathlib import Path
-
     from lambda_hat.analysis import accuracy
 
-    root = Path(arguments.root)
+    root, _ = console.split(arguments)
     rows = accuracy.load(root)
     if arguments.json:
-        tell.write_json([row._asdict() | {"directory": str(row.directory)} for row in rows])
+        console.write_json([row._asdict() | {"directory": str(row.directory)} for row in rows])
         return
     figures = root / "accuracy"
-    tell.write(accuracy.table(rows), "", accuracy.summary(rows))
+    console.write(accuracy.table(rows), "", accuracy.summary(rows))
     accuracy.draw(rows, figures)
-    tell.write("", f"figures: {figures}")
+    console.write("", f"figures: {figures}")

@@ -1,6 +1,11 @@
 """bin/report.py: a study as one HTML file."""
 
-from lambda_hat.report import page
+from pathlib import Path
+
+from lambda_hat.commands import console, status
+from lambda_hat.inspect import formats, overview
+from lambda_hat.inspect.table import replace_file
+from lambda_hat.system.errors import StoreError
 
 DOC = """A study as one HTML file, which opens from disk without a network, on a phone too.
 
@@ -12,4 +17,24 @@ DOC = """A study as one HTML file, which opens from disk without a network, on a
 
 def main():
     """Entry point of bin/report.py and of lambda-hat-report."""
-    page.main(DOC)
+    parser = console.parser(DOC)
+    console.add_words(parser)
+    status.add_sweep(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write it; <root>/report.html unless given")
+    console.run(_act, parser)
+
+
+def _act(arguments):
+    from lambda_hat.report import page
+
+    root, records = status.gather(arguments)
+    if not records:
+        raise StoreError(f"{root}: nothing there fits, so there is nothing to report.")
+    path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"
+    text = page.page(records, root, path)
+    replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))
+    size = path.stat().st_size
+    if arguments.json:
+        console.write_json({"report": path, "bytes": size, "runs": len(records)})
+    else:
+        console.write(f"{path}: {overview.counted(records)}, {formats.size(size)}")

@@ -1,11 +1,18 @@
-"""bin/status.py: what is there, why it has its name, how two differ, what it said; stopping it, and sweeping up."""
+"""bin/status.py: what is under a root, why a directory has its name, how two differ, logs; stopping work, removing leftovers."""
 
-from collections import Counter
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
 
-from lambda_hat.inspect import choose, explain, stop, tell
-from lambda_hat.inspect import rows as looking
-from lambda_hat.inspect.row import STATES, duration, show
-from lambda_hat.inspect.tell import interval
+from lambda_hat.commands import console
+from lambda_hat.inspect import explanation, formats, maintenance, overview
+from lambda_hat.inspect.filters import select
+from lambda_hat.inspect.groups import by_target, varying
+from lambda_hat.inspect.records import Record
+from lambda_hat.inspect.scan import scan
+from lambda_hat.system.errors import StoreError
+from lambda_hat.system.terminal import printable
 
 DOC = """What is there: every run's status, λ̂ ± its error, and its warnings.
 
@@ -15,66 +22,42 @@ DOC = """What is there: every run's status, λ̂ ± its error, and its warnings.
     %(prog)s --diff run_hmc_3c7d73da run_hmc_f047d87a
 """
 
-SHARED_WIDTH = 118
-
 
 def main():
     """Entry point of bin/status.py and of lambda-hat-status."""
-    parser = tell.parser(DOC)
-    tell.add_words(parser)
+    parser = console.parser(DOC)
+    console.add_words(parser)
     add_sweep(parser)
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--explain", metavar="DIR", help="what is hashed into this directory's name, and what is not")
     ways.add_argument("--diff", nargs=2, metavar=("A", "B"), help="why two directories differ")
-    ways.add_argument("--log", metavar="DIR", help="what the command said that made it, or failed to")
-    ways.add_argument(
-        "--cancel", action="store_true", help="stop what is running or queued (shows it; does so with --yes)"
-    )
-    ways.add_argument("--prune", action="store_true", help="remove leftovers (shows them; does so with --yes)")
+    ways.add_argument("--log", metavar="DIR", help="the log of what made it, or failed to")
+    ways.add_argument("--cancel", action="store_true", help="stop what is running or queued (only shown without --yes)")
+    ways.add_argument("--prune", action="store_true", help="remove leftovers (only shown without --yes)")
     parser.add_argument("--yes", action="store_true", help="with --cancel and --prune: do it")
-    tell.run(_act, parser)
+    console.run(_act, parser)
 
 
 def _act(arguments):
-    root, filters = tell.split(arguments.words)
-    if arguments.explain:
-        return explain.explain(explain.find(root, arguments.explain), arguments.json)
-    if arguments.diff:
-        return explain.diff(*(explain.find(root, name) for name in arguments.diff), arguments.json)
-    if arguments.log:
-        return explain.log(root, arguments.log)
-    root, rows = gather(arguments.words, arguments.sweep)
+    root, filters = console.split(arguments)
+    if arguments.explain is not None:
+        return _explain(explanation.find(root, arguments.explain), arguments.json)
+    if arguments.diff is not None:
+        return _diff(*(explanation.find(root, name) for name in arguments.diff), arguments.json)
+    if arguments.log is not None:
+        return _log(explanation.find_log(root, arguments.log))
+    root, records = gather(arguments)
     if arguments.cancel:
-        return stop.cancel(rows, arguments.yes)
+        return _cancel(records, arguments.yes)
     if arguments.prune:
-        return stop.prune(root, rows, arguments.yes, everything=not filters and not arguments.sweep)
+        return _prune(root, records, arguments.yes, everything=not filters and not arguments.sweep)
     if arguments.json:
-        tell.write_json([as_json(row) for row in rows])
+        console.write_json([as_json(record) for record in records])
     else:
-        tell.write(*blocks(rows, root))
-    return 0
+        console.write(*_blocks(records, root))
 
 
-def gather(words, overrides=None):
-    """The root and the rows that a command line asks for.
-
-    Arguments:
-        words: root and filters.
-        overrides: of a sweep, whose combinations are then the rows, begun or not.
-    """
-    root, filters = tell.split(words)
-    if overrides:
-        from lambda_hat.commands import sweep
-
-        root, rows = sweep.rows(overrides, tell.split(words, None)[0])
-        known = {row.name: row for row in looking.scan(root)} if root.is_dir() else {}
-        rows = [known.get(row.name, row) for row in rows]
-    else:
-        rows = looking.scan(root)
-    return root, choose.select(rows, filters)
-
-
-def add_sweep(parser):
+def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Take a sweep's overrides."""
     parser.add_argument(
         "-m",
@@ -85,144 +68,176 @@ def add_sweep(parser):
     )
 
 
+def gather(arguments: argparse.Namespace) -> tuple[Path, list[Record]]:
+    """The root and the records that a command line asks for; with a sweep those of its combinations, begun or not."""
+    root, filters = console.split(arguments)
+    if arguments.sweep:
+        from lambda_hat.commands import sweep
+
+        root, records = sweep.records(arguments.sweep, console.split(arguments, None)[0])
+        known = {record.name: record for record in scan(root)} if root.is_dir() else {}
+        records = [known.get(record.name, record) for record in records]
+    else:
+        records = scan(root)
+    return root, select(records, filters)
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def blocks(rows, root):
-    """What is shown of rows: how many, what they share, and a table for each target."""
-    if not rows:
+def _blocks(records, root):
+    """How many there are, what they share, and a table for each target."""
+    if not records:
         return [f"{root}: nothing there fits."]
-    differing = choose.varying(rows)
-    said = [f"{root}: {counted(rows)}", *shared(rows, differing)]
-    for target, mine in by_target(rows).items():
-        own = [key for key in choose.varying(mine) if key != "sampler.name"]
-        said += [
-            "",
-            f"{target}  {describe_target(mine, [key for key in differing if key not in own])}".rstrip(),
-            _table(mine, own),
-        ]
-    return said
-
-
-def counted(rows):
-    """How many there are of each status."""
-    states = Counter(row.state for row in rows)
-    verdicts = Counter(row.verdict for row in rows if row.state == "done" and row.verdict)
-    detail = ", ".join(f"{verdicts[word]} {word}" for word in ("ok", "warn", "bad") if verdicts[word])
-    words = [
-        f"{states[state]} {state}" + (f" ({detail})" if state == "done" and detail else "")
-        for state in STATES
-        if states[state]
-    ]
-    return ", ".join(words)
-
-
-def shared(rows, differing):
-    """Lines of settings that all rows (of a kind) have alike, a line for each group; `differing` names the others."""
-    lines = []
-    for group in choose.NEVER_NULL:
-        kind = choose.KINDS.get(group)
-        alike = {}
-        for row in rows:
-            if row.settings.get(kind) not in alike and choose.knows(row, group):
-                alike[row.settings.get(kind)] = row.settings
-        everywhere = [
-            key for key in next(iter(alike.values()), {}) if all(key in s and _same(alike, key) for s in alike.values())
-        ]
-        lines += _wrapped(group, group, everywhere, next(iter(alike.values()), {}), differing)
-        for name, settings in alike.items() if len(alike) > 1 else ():
-            lines += _wrapped(
-                f"{group}={name}", group, [k for k in settings if k not in everywhere], settings, differing
-            )
+    differing = varying(records)
+    lines = [f"{root}: {overview.counted(records)}", *overview.wrapped(overview.shared(records, differing))]
+    for target, members in by_target(records).items():
+        keys = [key for key in varying(members) if key != "sampler.name"]
+        about = overview.describe_target(members, [key for key in differing if key not in keys])
+        lines += ["", f"{target}  {about}".rstrip(), _table(members, keys)]
     return lines
 
 
-def _same(alike, key):
-    values = [settings.get(key) for settings in alike.values()]
-    return all(value == values[0] for value in values)
+COLUMNS = ("λ̂ ± MCSE", "95 %", "ESS", "R-hat", "gradients", "time", "run", "warnings")
 
 
-def _wrapped(title, group, keys, settings, differing):
-    import textwrap
-
-    words = [
-        f"{key.partition('.')[2] or key}={show(settings[key])}"
-        for key in keys
-        if key.partition(".")[0] == group and key not in differing and key != choose.KINDS.get(group)
-    ]
-    if not words:
-        return []
-    if "=" not in title and (kind := settings.get(choose.KINDS.get(group))) and choose.KINDS[group] not in differing:
-        title = f"{group}={kind}"
-    text = textwrap.fill(" ".join(words), SHARED_WIDTH - 18, break_long_words=False, break_on_hyphens=False)
-    return [f"{title:17} " + text.replace("\n", "\n" + 18 * " ")]
+def _table(records, keys):
+    lines = [_line(record, keys) for record in records]
+    return console.Table(["status", "sampler", *keys, *COLUMNS], lines, ("status", "sampler", *keys, *COLUMNS[-2:]))
 
 
-def by_target(rows):
-    """Rows by target id, in their order."""
-    found = {}
-    for row in rows:
-        found.setdefault(row.target_id, []).append(row)
-    return found
-
-
-def describe_target(rows, keys):
-    """What tells a target's rows from the others, of the settings `keys`, and the target's dimensions, in words."""
-    settings = {key: value for row in rows for key, value in row.settings.items()}
-    words = [f"{key}={show(settings[key])}" for key in keys if key in settings and key != "sampler.name"]
-    meta = next((row.meta for row in rows if row.meta), None)
-    if meta:
-        words += [f"p = {meta['dims']['p']}", f"n = {meta['dims']['n']}", f"L0 = {meta['metrics']['L0']:.4g}"]
-        if meta["truth"]:
-            words.append(f"λ = {meta['truth']['lambda']:g}")
-    return "  ".join(words)
-
-
-COLUMNS = ("λ̂ ± MCSE", "95 %", "ESS", "R-hat", "gradients", "time", "run", "what is to be said")
-
-
-def _table(rows, keys):
-    lines = [_line(row, keys) for row in rows]
-    return tell.Table(["status", "sampler", *keys, *COLUMNS], lines, ("status", "sampler", *keys, *COLUMNS[-2:]))
-
-
-def _line(row, keys):
-    found = row.result or (row.work if row.state == "running" else {})
+def _line(record, keys):
+    summary = record.summary
+    mean, error, ess, rhat = record.current
+    walltime = (
+        summary.walltime_sec if summary else record.meta.walltime_sec if record.meta and not record.run_id else None
+    )
     return [
-        row.word,
-        row.sampler or "(target)",
-        *(show(row.settings.get(key)) if row.settings else "?" for key in keys),
-        tell.estimate(found.get("llc_mean", found.get("llc")), found.get("llc_mcse", found.get("mcse"))),
-        interval(*row.result["llc_interval95"]) if row.result else "–",
-        tell.number(found.get("ess"), ".0f"),
-        tell.number(found.get("rhat"), ".4f"),
-        tell.number(row.result.get("total_fges"), ".0f"),
-        duration((row.result if row.run_id else row.meta).get("walltime_sec")),
-        row.run_id or row.target_id,
-        "; ".join(note.replace("\n", " ") for note in row.notes),
+        record.word,
+        record.sampler or "(target)",
+        *(formats.setting(record.settings.get(key)) if record.settings else "?" for key in keys),
+        formats.estimate(mean, error),
+        formats.interval(*summary.llc_interval95) if summary else formats.DASH,
+        formats.number(ess, ".0f"),
+        formats.number(rhat, ".4f"),
+        formats.number(summary.total_fges if summary else None, ".0f"),
+        formats.duration(walltime),
+        record.run_id or record.target_id,
+        "; ".join(record.notes),
     ]
 
 
 OF_RESULT = (
-    *("llc_mean", "llc_std", "llc_mcse", "llc_interval95", "ess", "rhat"),
-    *("truth", "total_fges", "walltime_sec", "created_at"),
+    *("llc_mean", "llc_interval95", "llc_mcse", "llc_std", "llc_raw", "ess", "rhat"),
+    *("total_fges", "walltime_sec", "created_at"),
 )
 OF_WORK = ("phase", "draw", "draws", "llc", "mcse", "ess", "rhat", "host", "pid", "slurm_job", "log", "command")
-"""What `--json` tells of a result, and of work under way."""
+"""What `--json` has of a result, and of work in progress."""
 
 
-def as_json(row):
-    """A row as `--json` prints it."""
-    result = {key: row.result[key] for key in OF_RESULT if row.result}
-    under_way = {key: row.work[key] for key in OF_WORK if row.work.get(key) is not None}
+def as_json(record: Record) -> dict[str, Any]:
+    """A record as `--json` prints it."""
+    summary, attempt = record.summary, record.attempt
+    result = {key: getattr(summary, key) for key in OF_RESULT} | {"truth": _truth(summary)} if summary else {}
+    under_way = {key: value for key in OF_WORK if attempt and (value := getattr(attempt, key)) is not None}
     return {
-        "status": row.state,
-        "verdict": row.verdict,
-        "target_id": row.target_id,
-        "run_id": row.run_id,
-        "directory": row.directory,
-        "notes": row.notes,
+        "status": record.state,
+        "verdict": record.verdict,
+        "target_id": record.target_id,
+        "run_id": record.run_id,
+        "directory": record.directory,
+        "notes": record.notes,
         **result,
         "work": under_way or None,
-        "settings": row.settings,
+        "settings": record.settings,
     }
+
+
+def _truth(summary):
+    truth = summary.truth
+    return {"lambda": truth.learning_coefficient, "finite": truth.finite} if truth else None
+
+
+# --- one directory, two directories, a log ----------------------------------------------------------------------------
+
+
+def _explain(directory, as_json):
+    found = explanation.explain(directory)
+    if as_json:
+        hashed, null, not_hashed, _ = found
+        console.write_json({"directory": directory, "hashed": hashed, "null": null, "not_hashed": not_hashed})
+        return
+    lines = [str(directory), found.recipe, "", *_pairs(found.hashed)]
+    if found.null:
+        lines += ["", f"null, and so left out: {', '.join(found.null)}"]
+    if directory.name.startswith("run_"):
+        lines += ["", f"the target is in the path: {directory.parent.name}; see --explain {directory.parent}"]
+    console.write("\n".join([*lines, "", "recorded, not hashed:", "", *_pairs(found.not_hashed)]))
+
+
+def _pairs(values):
+    return [f"  {key:32} {explanation.value_text(value)}" for key, value in values.items()]
+
+
+def _diff(a, b, as_json):
+    parts = explanation.differences(a, b)
+    if as_json:
+        console.write_json({title: {key: [x, y] for key, x, y in lines} for title, lines in parts.items()})
+        return
+    blocks = [f"A  {a}", f"B  {b}"]
+    for title, lines in parts.items():
+        if lines:
+            cells = [[key, explanation.value_text(x), explanation.value_text(y)] for key, x, y in lines]
+            blocks += ["", console.Table([title, "A", "B"], cells, (title, "A", "B"))]
+        else:
+            blocks += ["", f"{title}: no difference"]
+    console.write(*blocks)
+
+
+def _log(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            print(printable(f"{path}:\n"), end="")
+            for line in file:
+                print(printable(line), end="")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+# --- stopping, removing leftovers -------------------------------------------------------------------------------------
+
+
+def _cancel(records, yes):
+    plan = maintenance.cancellation(records)
+    if not plan:
+        console.write("nothing that fits is running or queued")
+        return 0
+    verb = "stopped" if yes else "would stop"
+    lines = list(plan.beyond)
+    lines += [f"{verb} SLURM job {job}: {', '.join(names)}" for job, names in plan.jobs.items()]
+    for pid, (attempt, names) in plan.processes.items():
+        lines.append(
+            f"{verb} process {pid} ({shlex.join(attempt.command)}), at {', '.join(names)} and all that follows"
+        )
+    if yes:
+        plan.act()
+    console.write(*lines, *([] if yes else ["nothing was stopped; add --yes"]))
+    return int(yes and bool(plan.beyond))
+
+
+def _prune(root, records, yes, everything):
+    sizes = maintenance.leftovers(root, records, everything)
+    if not sizes:
+        console.write("nothing to remove")
+        return
+    console.write(
+        console.Table(["size", "path"], [[formats.size(size), str(path)] for path, size in sizes.items()], ("path",))
+    )
+    if not yes:
+        console.write(
+            f"would remove {len(sizes)} of these, {formats.size(sum(sizes.values()))}; nothing was removed; add --yes"
+        )
+        return
+    gone, busy = maintenance.prune(root, sizes)
+    lines = [f"{path} stays: it is in progress again" for path in busy]
+    console.write(*lines, f"removed {len(gone)} of these, {formats.size(sum(sizes[path] for path in gone))}")

@@ -1,4 +1,4 @@
-"""What a sweep's overrides would make: the rows of its combinations, composed as bin/sample.py does. Does no work."""
+"""What a sweep's overrides would make: a record for each of its combinations, composed as bin/sample.py does. Does no work."""
 
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,17 @@ from hydra.types import HydraContext, RunMode
 from lambda_hat import store
 from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import conf_directory
-from lambda_hat.inspect.row import Row, flat
+from lambda_hat.inspect.records import RunRecord, flat
 from lambda_hat.launch import plan
 from lambda_hat.launch.compose import Composer
 from lambda_hat.system.errors import ConfigError, UserError
 
 
 class Sweep(NamedTuple):
-    """The root that a sweep writes to, and its rows, all of them `missing`."""
+    """The root that a sweep writes to, and its records, all of them `missing`."""
 
     root: Path
-    rows: list
+    records: list[RunRecord]
 
 
 class _Combinations:
@@ -32,7 +32,7 @@ class _Combinations:
         return job_overrides
 
 
-def rows(words, root=None):
+def records(words, root=None):
     """The `Sweep` that `bin/sample.py -m <words>` would run.
 
     Arguments:
@@ -61,11 +61,18 @@ def rows(words, root=None):
         if isinstance(error, UserError) or not messages.is_of_composition(error):
             raise
         raise ConfigError(messages.of(error)) from error
-    return Sweep(jobs[0].paths.root, [_row(job) for job in jobs])
+    return Sweep(jobs[0].paths.root, [_record(job) for job in jobs])
 
 
-def _row(job):
+def _record(job):
     paths, config = job.paths, job.config
     keys = store.STAGES["target"].keys + store.STAGES["run"].keys
     settings = flat({key: store.plain(getattr(config, key)) for key in keys})
-    return Row("missing", "run", paths.target_id, paths.run_id, paths.run, settings, notes=["not begun"])
+    return RunRecord(
+        state="missing",
+        target_id=paths.target_id,
+        run_id=paths.run_id,
+        directory=paths.run,
+        settings=settings,
+        notes=["not begun"],
+    )

@@ -1,1 +1,1 @@
-"""What is under a root: records, tables, filters."""
+"""What is under a root: typed records, their states, filters, groups, tables, and upkeep. Imports no JAX."""

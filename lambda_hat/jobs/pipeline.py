@@ -282,32 +282,10 @@ _STAGES = {"target": _build, "run": _run}
 
 def _index(job):
     """Append a published job to its manifest, unless it is there."""
-    paths, config = job.paths, job.config
     if job.stage == "target":
-        path, line = (
-            paths.catalog,
-            {
-                "target_id": paths.target_id,
-                "created_at": store.read_json(paths.target / "meta.json", "created_at")["created_at"],
-                "model": store.plain(config.model),
-                "data": store.plain(config.data),
-                "seed": config.seed,
-            },
-        )
+        store.append_line(job.paths.catalog, store.target_line(job.directory))
     else:
-        found = store.read_json(paths.run / "analysis.json", "walltime_sec", "created_at")
-        path, line = (
-            paths.runs,
-            {
-                "target_id": paths.target_id,
-                "sampler": config.sampler.name,
-                "hyperparams": store.plain({"sampler": config.sampler, "posterior": config.posterior}),
-                "walltime_sec": found["walltime_sec"],
-                "artifact_path": str(paths.run),
-                "created_at": found["created_at"],
-            },
-        )
-    store.append_line(path, line)
+        store.append_line(job.paths.runs, store.run_line(job.directory))
 
 
 class Clock:

@@ -1,10 +1,10 @@
-"""What figures take from a run's trace.nc: running estimates, thinned chains, ranks. Reads the arrays alone, with h5py."""
+"""What the report's figures take from a run's draws: running estimates, thinned chains, ranks."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from lambda_hat import store
+from lambda_hat.inspect.records import RunRecord
 from lambda_hat.system.errors import StoreError
 
 POINTS = 80
@@ -13,13 +13,16 @@ POINTS = 80
 CHAIN_POINTS = 240
 """Points of a chain that is drawn."""
 
+LARGEST = 1e100
+"""Values beyond this are drawn as if they were not finite."""
+
 
 class Draws(NamedTuple):
     """A run's draws.
 
     Attributes:
         llc: nβ(L − L(w0)), `[chains, draws]`.
-        gradients: full-data gradients of all chains up to each draw, warm-up included, `[draws]`.
+        gradients: full-data gradients of all chains up to each draw, curvature and warm-up included, `[draws]`.
         seconds: of adapting and drawing up to each draw, `[draws]`.
     """
 
@@ -28,27 +31,31 @@ class Draws(NamedTuple):
     seconds: np.ndarray
 
 
-def read(row):
-    """The `Draws` of a finished `rows.Row`.
+def read(record: RunRecord) -> Draws:
+    """The `Draws` of a finished run.
 
     Raises:
-        StoreError: where trace.nc is missing or damaged.
+        StoreError: where trace.nc is missing or damaged, or has no finite draw.
     """
-    import h5py
-
-    path = row.directory / "trace.nc"
-    store.check_hash(path)
-    try:
-        with h5py.File(path, "r") as file:
-            llc = file["posterior/llc"][()]
-            gradients = file["sample_stats/gradient_evaluations"][()].sum(0)
-            seconds = file["sample_stats/time"][()]
-    except (OSError, KeyError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); rerun with force=true.") from error
-    return Draws(llc, gradients, row.result["timings_sec"].get("adapt", 0.0) + seconds)
+    trace = record.trace
+    llc, gradients, seconds = (_array(trace, name) for name in ("llc", "gradient_evaluations", "time"))
+    if llc.ndim != 2 or llc.size == 0 or gradients.shape != llc.shape or seconds.shape != llc.shape[1:]:
+        raise StoreError(f"{record.directory / 'trace.nc'}: its arrays do not fit together; rerun with force=true.")
+    llc = np.where(np.abs(llc) < LARGEST, llc, np.nan)
+    if not (np.all(np.abs(gradients) < LARGEST) and np.all(np.abs(seconds) < LARGEST)):
+        raise StoreError(f"{record.directory / 'trace.nc'}: its work is not finite; rerun with force=true.")
+    adapting = (record.summary.timings_sec or {}).get("adapt", 0.0)
+    curvature = record.summary.fges.curvature or 0.0
+    return Draws(llc.astype(float), curvature + gradients.astype(float).sum(0), adapting + seconds.astype(float))
 
 
-def running(draws):
+def _array(trace, name):
+    if name not in trace:
+        raise StoreError(f"the trace has no {name}; rerun with force=true.")
+    return trace[name]
+
+
+def running(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Indices of some draws, and the mean of all chains up to each of them."""
     count = draws.llc.shape[1]
     at = np.unique(np.geomspace(1, count, min(POINTS, count)).round().astype(int)) - 1
@@ -56,18 +63,18 @@ def running(draws):
     return at, mean[at]
 
 
-def thinned(draws):
+def thinned(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of some draws, and each chain at them."""
     count = draws.llc.shape[1]
     at = np.arange(0, count, max(1, count // CHAIN_POINTS))
     return at, draws.llc[:, at]
 
 
-def ranks(draws):
+def ranks(draws: Draws) -> np.ndarray:
     """How many of each chain's draws have ranks in each of 20 (or fewer) equal parts, over what chains that agree give."""
     count = draws.llc.shape[1]
     bins = max(2, min(20, count // 5))
     order = np.empty(draws.llc.size)
     order[np.argsort(draws.llc, axis=None, kind="stable")] = np.arange(draws.llc.size)
     part = (order.reshape(draws.llc.shape) * bins / draws.llc.size).astype(int)
-    return np.stack([np.bincount(one, minlength=bins) for one in part]) * bins / count
+    return np.stack([np.bincount(chain, minlength=bins) for chain in part]) * bins / count

@@ -1,111 +1,128 @@
 """The report's figures: λ̂ by sampler, running λ̂, work, traces, ranks."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from lambda_hat.inspect import tell
-from lambda_hat.inspect.row import show
+from lambda_hat.inspect import formats
+from lambda_hat.inspect.records import Record, RunRecord
 from lambda_hat.report import draws as traces
 from lambda_hat.report import svg
+
+
+class Context(Protocol):
+    """What figures need to know of their page."""
+
+    samplers: list[str]
+
+    def css(self, record: Record) -> str:
+        """The class that gives a run's sampler its colour."""
+        ...
+
 
 MOST_NAMED = 40
 """Runs of a target that a figure names one by one."""
 
 
-def label(row, own):
-    """A run's name in a figure: its sampler and what it varies in, seeds last and short."""
-    words = [f"{key.rpartition('.')[2]} {show(row.settings.get(key))}" for key in own]
-    return " ".join([row.sampler, *words])
+def label(record: RunRecord, keys: Sequence[str]) -> str:
+    """A run's name in a figure: its sampler and the settings `keys`."""
+    parts = [f"{key.rpartition('.')[2]} {formats.setting(record.settings.get(key))}" for key in keys]
+    return " ".join([record.sampler, *parts])
 
 
-def said(row, own):
+def described(record: RunRecord, keys: Sequence[str]) -> str:
     """A run's result in a line, which is shown where one points at its mark."""
-    found = row.result
-    estimate = tell.estimate(found["llc_mean"], found["llc_mcse"])
-    return f"{label(row, own)}: {estimate} {tell.interval(*found['llc_interval95'])} {row.word}"
+    summary = record.summary
+    estimate = formats.estimate(summary.llc_mean, summary.llc_mcse)
+    return f"{label(record, keys)}: {estimate} {formats.interval(*summary.llc_interval95)} {record.word}"
 
 
-def known(rows):
+def known(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     """Values of the exact posterior's λ̂, and of λ, that figures show as lines."""
-    known = [row.result["truth"] for row in rows if row.result.get("truth")]
-    return sorted({one["finite"] for one in known} - {None})[:3], sorted({one["lambda"] for one in known})
+    truths = [record.summary.truth for record in records if record.summary and record.summary.truth]
+    return sorted({truth.finite for truth in truths} - {None})[:3], sorted(
+        {truth.learning_coefficient for truth in truths}
+    )
 
 
 def _range(values, margin=0.06):
-    values = [value for value in values if value is not None and math.isfinite(value)]
+    values = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
     low, high = min(values), max(values)
     space = margin * ((high - low) or abs(high) or 1)
     return low - space, high + space
 
 
-def forest(rows, own, context):
-    """λ̂ of each run with its interval, and what is known."""
-    finite, truths = known(rows)
-    ends = [end for row in rows for end in row.result["llc_interval95"]]
-    names = [(-i, _short(label(row, own))) for i, row in enumerate(rows)]
-    if len(rows) > MOST_NAMED:  # the first of each sampler alone
-        names = [(-i, row.sampler) for i, row in enumerate(rows) if i == 0 or rows[i - 1].sampler != row.sampler]
+def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) -> str:
+    """λ̂ of each run with its interval, and what is known; runs that are not ok are marked by their status."""
+    finite, truths = known(records)
+    ends = [end for record in records for end in record.summary.llc_interval95]
+    names = [(-i, _short(label(record, keys))) for i, record in enumerate(records)]
+    if len(records) > MOST_NAMED:  # the first of each sampler alone
+        first = (i for i, record in enumerate(records) if i == 0 or records[i - 1].sampler != record.sampler)
+        names = [(-i, records[i].sampler) for i in first]
+    height = 17 * len(records) if len(records) <= MOST_NAMED else max(17 * MOST_NAMED, 4 * len(records))
     plot = svg.Plot(
-        _range([*ends, *finite, *truths, *(row.result["llc_mean"] for row in rows)]),
-        (0.6 - len(rows), 0.6),
+        _range([*ends, *finite, *truths, *(record.summary.llc_mean for record in records)]),
+        (0.6 - len(records), 0.6),
         xlabel="λ̂",
-        height=60 + int(17 * len(rows) if len(rows) <= MOST_NAMED else max(17 * MOST_NAMED, 4 * len(rows))),
+        height=60 + int(height),
         left=14 + 6 * max(len(name) for _, name in names),
         names=names,
     )
+    _mark_known(plot.down, finite, truths)
+    for i, record in enumerate(records):
+        low, high = record.summary.llc_interval95
+        css, text = f"{context.css(record)} {record.verdict}", described(record, keys)
+        if low is not None and high is not None:
+            plot.interval(low, high, -i, css, text)
+        (plot.cross if record.verdict == "bad" else plot.point)(record.summary.llc_mean, -i, css, text)
+    statuses = {record.verdict for record in records}
+    marks = [text for status, text in (("warn", "hollow: warn"), ("bad", "cross: bad")) if status in statuses]
+    note = f'<p class="note">{", ".join(marks)}</p>' if marks else ""
+    return plot.svg("; ".join(described(record, keys) for record in records)) + note
+
+
+def _mark_known(mark, finite, truths):
     for value in finite:
-        plot.down(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")
+        mark(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")
     for value in truths:
-        plot.down(value, "truth", f"λ = {value:g}")
-    for i, row in enumerate(rows):
-        low, high = row.result["llc_interval95"]
-        css = context.css(row) + (" doubtful" if row.verdict != "ok" else "")
-        if low is not None:
-            plot.interval(low, high, -i, css, said(row, own))
-        plot.point(row.result["llc_mean"], -i, css, said(row, own))
-    note = "" if all(row.verdict == "ok" for row in rows) else '<p class="note">Hollow: warn or bad.</p>'
-    return plot.svg("; ".join(said(row, own) for row in rows)) + note
+        mark(value, "truth", f"λ = {value:g}")
 
 
 def _short(text):
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-def convergence(rows, found, name, label, context):
-    """The running mean of each run against `name`, a field of `draws.Draws`."""
-    finite, truths = known(rows)
+def convergence(
+    records: Sequence[RunRecord], draws: Mapping[str, traces.Draws], axis: str, xlabel: str, context: Context
+) -> str:
+    """The running mean of each run's draws against `axis`, a field of `draws.Draws`."""
+    finite, truths = known(records)
     curves = []
-    for row in rows:
-        at, mean = traces.running(found[row.name])
-        curves.append((row, getattr(found[row.name], name)[at], mean))
+    for record in records:
+        at, mean = traces.running(draws[record.name])
+        curves.append((record, np.maximum(getattr(draws[record.name], axis)[at], 1e-3), mean))
     late = [value for _, _, mean in curves for value in mean[len(mean) // 3 :]]
-    xs = [max(float(x[0]), 1e-3) for _, x, _ in curves], [float(x[-1]) for _, x, _ in curves]
-    plot = svg.Plot(
-        (min(xs[0]), max(max(xs[1]), 1.01 * min(xs[0]))),
-        _range([*late, *finite, *truths]),
-        xlabel=label,
-        ylabel="λ̂",
-        xlog=True,
-    )
-    for value in finite:
-        plot.across(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")
-    for value in truths:
-        plot.across(value, "truth", f"λ = {value:g}")
-    for row, x, mean in curves:
-        plot.line(np.maximum(x, 1e-3), mean, context.css(row), said(row, ()))
-    return plot.svg(f"Running mean of λ̂ of {len(rows)} runs")
+    first, last = min(float(x[0]) for _, x, _ in curves), max(float(x[-1]) for _, x, _ in curves)
+    span = (first, max(last, 1.01 * first))
+    plot = svg.Plot(span, _range([*late, *finite, *truths]), xlabel=xlabel, ylabel="λ̂", xlog=True)
+    _mark_known(plot.across, finite, truths)
+    for record, x, mean in curves:
+        plot.line(x, mean, context.css(record), described(record, ()))
+    return plot.svg(f"Running mean of the draws of {len(records)} runs")
 
 
-def work(rows, context):
+def work(records: Sequence[RunRecord], context: Context) -> str:
     """One dot for each run: gradients on the left, seconds on the right."""
     drawings = []
     for i, label in enumerate(("MCSE² × full-data gradients", "MCSE² × seconds")):
-        values = [(row, row.result["llc_mcse"] ** 2 * spent(row)[i]) for row in rows]
-        values = [(row, value) for row, value in values if value > 0]
+        values = [(record, record.summary.llc_mcse**2 * spent(record)[i]) for record in records]
+        values = [(record, value) for record, value in values if 1e-100 < value < 1e100]
         if not values:
             continue
-        names = [name for name in context.samplers if any(row.sampler == name for row, _ in values)]
+        names = [name for name in context.samplers if any(record.sampler == name for record, _ in values)]
         low, high = min(v for _, v in values), max(v for _, v in values)
         plot = svg.Plot(
             (low / 1.3, high * 1.3),
@@ -116,13 +133,15 @@ def work(rows, context):
             left=14 + 6 * max(map(len, names)),
             names=[(-i, name) for i, name in enumerate(names)],
         )
-        for row, value in values:
-            plot.point(value, -names.index(row.sampler), context.css(row), f"{said(row, ())}: {value:.3g}")
+        for record, value in values:
+            plot.point(
+                value, -names.index(record.sampler), context.css(record), f"{described(record, ())}: {value:.3g}"
+            )
         drawings.append(plot.svg(label))
     return "".join(drawings)
 
 
-def trace(row, draws):
+def trace(record: RunRecord, draws: traces.Draws) -> str:
     """The chains of a run, thinned."""
     at, chains = traces.thinned(draws)
     finite = chains[np.isfinite(chains)]
@@ -137,11 +156,11 @@ def trace(row, draws):
     )
     for c, chain in enumerate(chains[:8]):
         plot.line(at, chain, f"thin c{c}", f"chain {c}")
-    plot.across(row.result["llc_mean"], "mean", f"λ̂ = {row.result['llc_mean']:.5g}")
+    plot.across(record.summary.llc_mean, "mean", f"λ̂ = {record.summary.llc_mean:.5g}")
     return plot.svg(f"Trace of {len(chains)} chains")
 
 
-def ranks(draws):
+def ranks(draws: traces.Draws) -> str:
     """How often each chain's draws have each rank among all."""
     shares = traces.ranks(draws)[:8]
     most = max(2.0, float(shares.max()))
@@ -161,9 +180,9 @@ def ranks(draws):
     return plot.svg(f"Ranks of {len(shares)} chains")
 
 
-def spent(row):
+def spent(record: Record) -> tuple[float, float]:
     """Gradients, and seconds of adapting and drawing."""
-    if not row.result:
+    if not record.summary:
         return math.nan, math.nan
-    laps = row.result["timings_sec"]
-    return row.result["total_fges"], laps.get("adapt", 0.0) + laps.get("sample", 0.0)
+    laps = record.summary.timings_sec or {}
+    return record.summary.total_fges, laps.get("adapt", 0.0) + laps.get("sample", 0.0)

@@ -54,7 +54,7 @@ class Axis:
         return found[:: math.ceil(len(found) / most)]
 
 
-def words(value):
+def tick_text(value: float) -> str:
     """A tick's value in few letters: 0.02, 350, 20k, 1.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * size or (size > 1e3 and abs(value) >= size):
@@ -71,7 +71,7 @@ class Plot:
         height: units of the whole figure.
         left: units left of the axes, for ticks or names.
         xlog: whether x is logarithmic.
-        names: in place of y's ticks: pairs (value, words).
+        names: in place of y's ticks: pairs (value, text).
     """
 
     def __init__(self, x, y, *, xlabel, ylabel="", height=230, left=50, xlog=False, names=None):
@@ -109,6 +109,12 @@ class Plot:
         a, b = self._at(x, y).split(",")
         self._marks.append(f'<circle class="dot {css}" cx="{a}" cy="{b}" r="3.2">{_title(title)}</circle>')
 
+    def cross(self, x, y, css, title=""):
+        """A saltire."""
+        a, b = (float(part) for part in self._at(x, y).split(","))
+        path = f"M{a - 3:.1f} {b - 3:.1f}l6 6m0 -6l-6 6"
+        self._marks.append(f'<path class="cross {css}" d="{path}">{_title(title)}</path>')
+
     def box(self, x0, x1, y0, y1, css):
         """A filled rectangle."""
         left, top = self.x(x0), self._height - self.y(y1)
@@ -125,8 +131,8 @@ class Plot:
         for value in self.x.ticks():
             x = self._left + self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 13}" text-anchor="middle">{words(value)}</text>')
-        for value, name in self._names or [(value, words(value)) for value in self.y.ticks(5)]:
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 13}" text-anchor="middle">{tick_text(value)}</text>')
+        for value, name in self._names or [(value, tick_text(value)) for value in self.y.ticks(5)]:
             y = bottom - self.y(value)
             if self._names is None:
                 parts.append(

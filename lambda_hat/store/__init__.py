@@ -20,7 +20,7 @@ from lambda_hat.store.files import (
     write_note,
     write_sealed_arrays,
 )
-from lambda_hat.store.index import append_line, read_lines
+from lambda_hat.store.index import append_line, read_lines, run_line, target_line, write_lines
 from lambda_hat.store.layout import RUN_ID, SUMS, TARGET_ID, Paths, root_of
 from lambda_hat.store.publish import (
     check_hash,
@@ -69,13 +69,16 @@ __all__ = [
     "read_text",
     "replace_file",
     "root_of",
+    "run_line",
     "seal",
     "set_aside",
     "sha256",
+    "target_line",
     "unix_time",
     "workspace",
     "write_config",
     "write_json",
+    "write_lines",
     "write_note",
     "write_sealed_arrays",
 ]

@@ -29,16 +29,21 @@ STAGES = {
 }
 
 
-def digest(stage: str, values: Iterable[Any]) -> str:
+def digest(stage: str, values: Iterable[Any], version: int | None = None) -> str:
     """Hex digest of a stage's configuration groups, in the order of its `keys`.
 
     Keys whose value is null are left out, so that a new optional setting renames nothing.
 
+    Arguments:
+        version: of the stage; None is today's.
+
     Raises:
         ValueError: for NaN or infinity, which canonical JSON does not have.
     """
-    algorithm, length, version, keys = STAGES[stage]
-    payload = {"version": version} | {key: _without_null(plain(v)) for key, v in zip(keys, values, strict=True)}
+    algorithm, length, today, keys = STAGES[stage]
+    payload = {"version": version or today} | {
+        key: _without_null(plain(v)) for key, v in zip(keys, values, strict=True)
+    }
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.new(algorithm, text.encode()).hexdigest()[:length]
 

@@ -2,11 +2,47 @@
 
 import fcntl
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lambda_hat.store.files import finite
+from lambda_hat.store.files import finite, replace_file
+from lambda_hat.store.publish import read_json
+from lambda_hat.store.times import unix_time
 from lambda_hat.system.errors import StoreError
+
+
+def target_line(directory: Path) -> dict[str, Any]:
+    """A published target's line in the catalog."""
+    meta = read_json(directory / "meta.json", "target_id", "created_at", "model_cfg", "data_cfg", "seed")
+    return {
+        "target_id": meta["target_id"],
+        "created_at": unix_time(meta["created_at"]),
+        "model": meta["model_cfg"],
+        "data": meta["data_cfg"],
+        "seed": meta["seed"],
+    }
+
+
+def run_line(directory: Path) -> dict[str, Any]:
+    """A published run's line in its target's index of runs."""
+    keys = ("target_id", "sampler", "sampler_config", "posterior_config", "walltime_sec", "created_at")
+    analysis = read_json(directory / "analysis.json", *keys)
+    return {
+        "target_id": analysis["target_id"],
+        "sampler": analysis["sampler"],
+        "hyperparams": {"sampler": analysis["sampler_config"], "posterior": analysis["posterior_config"]},
+        "walltime_sec": analysis["walltime_sec"],
+        "artifact_path": str(directory),
+        "created_at": unix_time(analysis["created_at"]),
+    }
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write a manifest anew in one step, the oldest line first."""
+    lines = sorted(records, key=lambda record: record["created_at"] or 0.0)
+    text = "".join(json.dumps(finite(record), allow_nan=False) + "\n" for record in lines)
+    replace_file(path, lambda file: file.write(text.encode()), durable=False)
 
 
 def append_line(path: Path | str, record: dict[str, Any]) -> None:

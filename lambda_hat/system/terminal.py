@@ -9,6 +9,7 @@ import codecs
 import errno
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -62,6 +63,14 @@ def program(name: str | None = None) -> str:
     if script.suffix == ".py":
         return f"python {script if name is None else script.with_name(f'{name}.py')}"
     return script.name if name is None else f"lambda-hat-{name.replace('_', '-')}"
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text from a file as it may be printed: control characters, which a terminal would obey, are written as escapes."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def shown(text: str) -> str:

@@ -1,6 +1,6 @@
 """How fast a large study is seen: a small real one, copied to many runs, and each command on it.
 
-python tests/benchmarks/study.py 1000 10000        seconds by command; the copies differ in sampler.seed and are whole directories
+python tests/benchmarks/inspecting.py 1000 10000     seconds by command; the copies differ in sampler.seed and are whole directories
 """
 
 import hashlib

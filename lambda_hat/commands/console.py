@@ -1,14 +1,17 @@
-"""What the study's commands have in common: their command lines, their tables, how they end."""
+"""What the commands that look at a store have in common: their command lines, their tables, how they end."""
 
 import argparse
 import json
 import os
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lambda_hat import store
-from lambda_hat.inspect import completion
+from lambda_hat.commands import completion
+from lambda_hat.inspect.filters import Filter
 from lambda_hat.system import terminal
 from lambda_hat.system.errors import UserError
 
@@ -25,25 +28,26 @@ COLOURS = {
     "queued": "blue",
     "stale": "magenta",
     "missing": "dim",
+    "old": "magenta",
 }
 """Of a status, on a terminal."""
 
 
 class Table(NamedTuple):
-    """A table of words.
+    """A table of text.
 
     Attributes:
         header: the columns' names.
-        rows: lists of words, as many as there are columns.
-        left: names of the columns that are not aligned to the right.
+        rows: as many cells as there are columns.
+        left: names of the columns that are aligned to the left.
     """
 
-    header: list
-    rows: list
-    left: tuple = ()
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[str] = ()
 
 
-def parser(doc, **options):
+def parser(doc: str) -> argparse.ArgumentParser:
     """A command's argument parser: where to look, filters, `--json`. `doc` may name the program as %(prog)s."""
     head, _, rest = doc.partition("\n\n")
     made = argparse.ArgumentParser(
@@ -52,13 +56,12 @@ def parser(doc, **options):
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        **options,
     )
     made.add_argument("--json", action="store_true", help="print JSON")
     return made
 
 
-def add_words(parser, also=""):
+def add_words(parser: argparse.ArgumentParser, also: str = "") -> None:
     """Take the root and filters, in any order."""
     parser.add_argument(
         "words",
@@ -66,21 +69,36 @@ def add_words(parser, also=""):
         metavar="root | key=value[,value]",
         help=f"where to look (runs unless given), and what to keep: status=bad sampler=hmc data.n_data=500 …{also}",
     )
+    parser.add_argument("--root", metavar="DIR", help="where to look, whatever letters its path has; also root=DIR")
 
 
-def split(words, default=RUNS):
-    """The root (`default` where none is given) and the filters among a command line's words.
+_FILTER = re.compile(r"[A-Za-z_][\w.]*=")
+"""How a filter begins; anything else is a path, such as /data/a=b or ./a=b."""
+
+_ROOT_KEYS = ("root", "store.root")
+
+
+def split(arguments: argparse.Namespace, default: Path | None = RUNS) -> tuple[Path | None, list[Filter]]:
+    """The root (`default` where none is given) and the filters of a command line.
 
     Raises:
-        UserError: where there are two roots.
+        UserError: where there are two roots, or one is empty.
     """
-    roots = [word for word in words if "=" not in word]
-    filters = [word.partition("=") for word in words if "=" in word]
-    roots += [value for key, _, value in filters if key in ("root", "store.root")]
+    filters = [word.partition("=") for word in arguments.words if _FILTER.match(word)]
+    roots = [word for word in arguments.words if not _FILTER.match(word)]
+    roots += [_unquoted(value) for key, _, value in filters if key in _ROOT_KEYS]
+    roots += [arguments.root] if arguments.root is not None else []
     if len(roots) > 1:
         raise UserError(f"{' and '.join(roots)}: one root at a time; filters are written key=value.")
-    chosen = [(key, _values(value)) for key, _, value in filters if key not in ("root", "store.root")]
-    return Path(roots[0]) if roots else default, chosen
+    if roots and not roots[0].strip():
+        raise UserError("the root is empty: name the directory that holds targets/.")
+    chosen = [(key, _values(value)) for key, _, value in filters if key not in _ROOT_KEYS]
+    return Path(roots[0]).expanduser() if roots else default, chosen
+
+
+def _unquoted(text):
+    """Without the quotes that the same words need on sample's command line."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _values(text):
@@ -95,8 +113,8 @@ def _values(text):
     return values
 
 
-def run(act, parser, argv=None):
-    """Do what a command line asks and end the process: 0, 1 where `act` says so or a user can mend it, 2 for a wrong command line.
+def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser) -> NoReturn:
+    """Do what the command line asks and end the process: exit code 0, 1 for a user's mistake, 2 for a wrong command line.
 
     Arguments:
         act: called with the parsed arguments; returns the exit code (None is 0).
@@ -104,29 +122,38 @@ def run(act, parser, argv=None):
 
     def command():
         try:
-            if sys.argv[1:] == completion.ASKED:
+            if sys.argv[1:] == completion.QUERY:
                 completion.print_choices(parser, RUNS)
                 return 0
-            return act(parser.parse_intermixed_args(argv))
+            return act(parser.parse_intermixed_args())
         except UserError as error:
-            sys.exit(str(error))
+            sys.exit(terminal.printable(str(error)))
         except KeyboardInterrupt:
             return 130
 
     terminal.run(command)
 
 
-def write_json(value):
+def write_json(value: Any) -> None:
     """Print JSON; what is not finite is null."""
-    print(json.dumps(store.finite(value), indent=2, ensure_ascii=False))
+    text = json.dumps(store.finite(value), indent=2, ensure_ascii=False)
+    print(re.sub(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
-def write(*blocks):
-    """Print strings and `Table`s: drawn by rich on a terminal, plain lines elsewhere."""
+def write(*blocks: str | Table) -> None:
+    """Print text and `Table`s: drawn by rich on a terminal, plain lines elsewhere."""
+    blocks = tuple(_printable(block) for block in blocks)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         _write_rich(blocks)
     else:
         print("\n".join(_plain(block) if isinstance(block, Table) else block for block in blocks))
+
+
+def _printable(block):
+    if isinstance(block, str):
+        return terminal.printable(block)
+    lines = [[terminal.printable(cell).replace("\n", " ") for cell in line] for line in (block.header, *block.rows)]
+    return Table(lines[0], lines[1:], block.left)
 
 
 def _plain(table):
@@ -135,8 +162,8 @@ def _plain(table):
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     padded = (
         "  ".join(
-            word.ljust(width) if name in table.left else word.rjust(width)
-            for name, word, width in zip(table.header, line, widths, strict=True)
+            cell.ljust(width) if name in table.left else cell.rjust(width)
+            for name, cell, width in zip(table.header, line, widths, strict=True)
         )
         for line in lines
     )
@@ -158,39 +185,5 @@ def _write_rich(blocks):
         for name in block.header:
             drawn.add_column(Text(name), justify="left" if name in block.left else "right", overflow="fold")
         for line in block.rows:
-            drawn.add_row(*(Text(word, style=COLOURS.get(word, "")) for word in line))
+            drawn.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in line))
         console.print(drawn)
-
-
-def estimate(mean, error):
-    """λ̂ ± its error, to two digits of the error; `?` where that is not known."""
-    if mean is None:
-        return "–"
-    if not error:
-        return f"{mean:.5g} ± ?"
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
-
-
-def interval(low, high):
-    """An interval in brackets; a dash where there is none."""
-    return "–" if low is None or high is None else f"[{low:.5g}, {high:.5g}]"
-
-
-def number(value, pattern):
-    """A number, or a dash for none."""
-    return "–" if value is None else format(value, pattern)
-
-
-def short(value):
-    """A number to three digits, without an exponent below a million."""
-    return f"{float(f'{value:.3g}'):g}"
-
-
-def size(count):
-    """Bytes as one reads them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -13,14 +13,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.study import copy
+from benchmarks.inspecting import copy
 from conftest import ROOT, TINY
 from test_cli import files, run_of
 
-import lambda_hat.inspect.results
+import lambda_hat
 from lambda_hat import store
-from lambda_hat.inspect import rows as looking
-from lambda_hat.inspect import stop, tell
+from lambda_hat.inspect import formats, maintenance, records
+from lambda_hat.inspect.scan import scan
 from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import StoreError
 
@@ -73,7 +73,7 @@ def unfinished(tiny, tmp_path):
 
 
 def by_name(root):
-    return {row.name: row for row in looking.scan(root)}
+    return {row.name: row for row in scan(root)}
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -86,13 +86,13 @@ def test_every_state_is_told_from_the_files(unfinished, tiny, tmp_path):
     assert {row.sampler for row in done} == {"hmc", "mclmc"} and len(rows) == 5
     for row in done:
         analysis = store.read_json(row.directory / "analysis.json")
-        assert (row.result, row.verdict) == (analysis, analysis["status"])
+        assert (row.summary.llc_mean, row.verdict) == (analysis["llc_mean"], analysis["status"])
         assert row.settings["model.dim"] == 2 and row.settings["sampler.draws"] == 8
     assert "sample 250/1000 draws (25 %)" in rows[unfinished["running"]].notes[0]
     assert rows[unfinished["failed"]].notes == [
-        "UserError: no luck; log: runs/logs/a/0/log.txt; again: python bin/sample.py -m seed=1,2"
+        "UserError: no luck; log: runs/logs/a/0/log.txt; to retry: python bin/sample.py -m seed=1,2"
     ]
-    assert "goes on from its checkpoint" in rows[unfinished["stale"]].notes[0]
+    assert "resumes from its checkpoint" in rows[unfinished["stale"]].notes[0]
     assert all(rows[name].settings["model.dim"] == 2 for name in unfinished.values())
 
 
@@ -100,7 +100,7 @@ def test_what_is_published_is_done_whatever_else_is_there(unfinished, tiny, tmp_
     (tmp_path / "runs" / "failures" / f"{tiny.name}.{run_of(tiny, 'hmc').name}.json").write_text('{"error": "old"}')
     begun(tmp_path / "runs", f"{tiny.name}.{run_of(tiny, 'mclmc').name}", owner=GONE)
     begun(tmp_path / "runs", tiny.name, owner=GONE)
-    states = [row.state for row in looking.scan(tmp_path / "runs") if row.name not in unfinished.values()]
+    states = [row.state for row in scan(tmp_path / "runs") if row.name not in unfinished.values()]
     assert states == ["done", "done"]
 
 
@@ -120,7 +120,7 @@ def test_an_owner_elsewhere_lives_while_its_heart_beats_or_slurm_says_so(
     )
     os.utime(directory / "progress.json", (time.time() - age,) * 2)
     fake_squeue(tmp_path, monkeypatch, queued)
-    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
+    (row,) = (row for row in scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
     assert row.state == state
 
 
@@ -137,7 +137,7 @@ def test_slurm_is_asked_once_for_all_jobs(tiny, tmp_path, monkeypatch):
     fake_squeue(tmp_path, monkeypatch, "9_1|PENDING\n9_2|RUNNING")
     for number in range(1, 4):
         begun(tmp_path / "runs", f"{tiny.name}.run_hmc_{str(number) * 8}", submitted={"slurm_job": f"9_{number}"})
-    rows = {row.run_id: row for row in looking.scan(tmp_path / "runs") if row.state != "done"}
+    rows = {row.run_id: row for row in scan(tmp_path / "runs") if row.state != "done"}
     assert [rows[f"run_hmc_{digit * 8}"].state for digit in "123"] == ["queued", "queued", "stale"]
     assert rows["run_hmc_11111111"].notes == ["SLURM job 9_1: pending"]
     assert "SLURM job 9_3 is gone" in rows["run_hmc_33333333"].notes[0]
@@ -154,7 +154,7 @@ def test_a_squeue_that_knows_no_such_job_is_told_from_one_that_does_not_answer(
 ):
     fake_squeue(tmp_path, monkeypatch, "", code, err)
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_aaaaaaaa", submitted={"slurm_job": "9"})
-    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
+    (row,) = (row for row in scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
     assert row.state == state
 
 
@@ -171,37 +171,40 @@ def test_a_damaged_result_is_shown_as_damaged_and_without_a_number(tiny, tool, t
     path = run_of(tiny, "hmc") / "analysis.json"
     value = json.loads(path.read_text())["llc_mean"]
     damage(path)
-    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.sampler == "hmc")
-    assert row.state == "damaged" and row.result == {} and "analysis.json" in row.notes[0]
+    (row,) = (row for row in scan(tmp_path / "runs") if row.sampler == "hmc")
+    assert row.state == "damaged" and row.summary is None and "analysis.json" in row.notes[0]
     for name in ("status", "results"):
         outcome = tool(name)
         assert "damaged" in outcome.out and f"{value:.3f}" not in outcome.out
-    assert lambda_hat.inspect.results.load(tmp_path / "runs", sampler="hmc")["llc_mean"].isna().all()
+    assert lambda_hat.load_results(tmp_path / "runs", sampler="hmc")["llc_mean"].isna().all()
 
 
 def test_a_run_under_another_name_is_damaged(tiny, tmp_path):
     run_of(tiny, "hmc").rename(tiny / "run_hmc_00000000")
-    (row,) = (row for row in looking.scan(tmp_path / "runs") if row.sampler == "hmc")
+    (row,) = (row for row in scan(tmp_path / "runs") if row.sampler == "hmc")
     assert row.state == "damaged" and "was renamed" in row.notes[0]
 
 
 def test_what_is_moved_away_while_one_looks_is_not_there(tiny, tmp_path, monkeypatch):
-    run, read = run_of(tiny, "hmc"), looking._read
+    run, read = run_of(tiny, "hmc"), records.read_content
 
-    def removing(place):
-        if place[1] == "analysis.json" and run.exists():
+    def removing(directory, name):
+        if name == "analysis.json" and run.exists():
             shutil.rmtree(run)
-        return read(place)
+        return read(directory, name)
 
-    monkeypatch.setattr(looking, "_read", removing)
-    assert [(row.sampler, row.state) for row in looking.scan(tmp_path / "runs")] == [("mclmc", "done")]
+    monkeypatch.setattr("lambda_hat.inspect.scan.read_content", removing)
+    assert [(row.sampler, row.state) for row in scan(tmp_path / "runs")] == [("mclmc", "done")]
 
 
 def test_a_damaged_target_is_named_beside_its_runs(tiny, tmp_path):
     _truncate(tiny / "meta.json")
-    states = [(row.stage, row.state) for row in looking.scan(tmp_path / "runs")]
-    assert states == [("target", "damaged"), ("run", "done"), ("run", "done")]
-    assert all("its target is damaged" in row.notes for row in looking.scan(tmp_path / "runs") if row.stage == "run")
+    states = (
+        ["run" if row.run_id else "target" for row in scan(tmp_path / "runs")],
+        [row.state for row in scan(tmp_path / "runs")],
+    )
+    assert states == (["target", "run", "run"], ["damaged", "done", "done"])
+    assert all("its target is damaged" in row.notes for row in scan(tmp_path / "runs") if row.run_id)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def test_status_tells_shared_settings_once_and_what_differs_by_row(unfinished, t
     assert "1.250 ± 0.030" in running and "300" in running and "25 %" in running
     analysis = store.read_json(run_of(tiny, "mclmc") / "analysis.json")
     (mclmc,) = (line for line in lines if " mclmc " in line and "run_mclmc_" in line)
-    assert tell.estimate(analysis["llc_mean"], analysis["llc_mcse"]) in mclmc
+    assert formats.estimate(analysis["llc_mean"], analysis["llc_mcse"]) in mclmc
     assert analysis["status_reasons"][0] in mclmc and mclmc.startswith(analysis["status"])
     assert not any("\x1b" in line or "─" in line for line in lines)
 
@@ -353,7 +356,7 @@ def test_status_imports_nothing_heavy(tiny, tmp_path):
     argv = [sys.executable, "-X", "importtime", str(ROOT / "bin" / "status.py")]
     outcome = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines()}
-    assert "lambda_hat.inspect.rows" in imported
+    assert "lambda_hat.inspect.scan" in imported
     assert not imported & {"jax", "numpy", "pandas", "xarray", "hydra", "omegaconf", "matplotlib", "rich"}
 
 
@@ -459,9 +462,9 @@ def test_prune_shows_and_removes_leftovers_and_never_a_result(unfinished, tool, 
 
 
 def test_prune_leaves_what_has_been_taken_up_since_it_looked(unfinished, tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(stop.unfinished, "is_running", lambda root, name: name == unfinished["stale"])
+    monkeypatch.setattr(maintenance, "is_running", lambda root, name: name == unfinished["stale"])
     outcome = tool("status", "--prune", "--yes")
-    assert "it has been taken up meanwhile" in outcome.out and "removed 1 of these" in outcome.out
+    assert "it is in progress again" in outcome.out and "removed 1 of these" in outcome.out
     assert (tmp_path / "runs" / "work" / unfinished["stale"] / "checkpoint").is_dir()
 
 
@@ -479,10 +482,13 @@ def test_cancel_stops_slurm_jobs_and_processes_and_only_with_yes(tiny, tool, tmp
     scancel.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
     scancel.chmod(0o755)
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_11111111", submitted={"slurm_job": "9_1"})
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    (tmp_path / "sample.py").write_text("import time; time.sleep(60)")
+    process = subprocess.Popen([sys.executable, tmp_path / "sample.py", "seed=1"])
     owner = {"host": "here", "machine": leases._machine(), "pid": process.pid, "started": leases._started(process.pid)}
     begun(
-        tmp_path / "runs", f"{tiny.name}.run_hmc_22222222", owner=owner | {"command": ["sample.py"], "slurm_job": "8"}
+        tmp_path / "runs",
+        f"{tiny.name}.run_hmc_22222222",
+        owner=owner | {"command": [str(tmp_path / "sample.py"), "seed=1"], "slurm_job": "8"},
     )
     begun(tmp_path / "runs", f"{tiny.name}.run_hmc_33333333", owner=ELSEWHERE, progress={"beat": 1})
     try:
@@ -524,7 +530,7 @@ def test_a_run_is_seen_while_it_works_and_can_be_stopped(tmp_path, start, finish
         assert outcome.code == 128 + signal.SIGTERM
     finally:
         process.kill()
-    assert not [row for row in looking.scan(tmp_path / "runs") if row.state == "running"]
+    assert not [row for row in scan(tmp_path / "runs") if row.state == "running"]
 
 
 def test_a_failure_of_a_real_command_says_what_to_type_again(script, tool):
@@ -539,7 +545,7 @@ def test_a_failure_of_a_real_command_says_what_to_type_again(script, tool):
     assert outcome.code == 1
     (row,) = json.loads(tool("status", "--json").out)
     assert row["status"] == "failed" and row["settings"]["training.learning_rate"] == 100
-    assert "training.learning_rate=100" in row["notes"][0] and "again: python" in row["notes"][0]
+    assert "training.learning_rate=100" in row["notes"][0] and "to retry: python" in row["notes"][0]
     assert (
         "Traceback" in tool("status", "--log", row["target_id"]).out
         or "failed" in tool("status", "--log", row["target_id"]).out
@@ -553,7 +559,7 @@ ASKED = "target_id model n_data target_params L0 seed sampler llc_mean llc_std e
 
 def test_load_gives_a_tidy_frame(tiny, unfinished, tmp_path):
     copy(run_of(tiny, "hmc"), 3)
-    frame = lambda_hat.inspect.results.load(tmp_path / "runs")
+    frame = lambda_hat.load_results(tmp_path / "runs")
     assert set(ASKED) <= set(frame.columns) and len(frame) == 6 and frame["llc_mean"].dtype == float
     done = frame[frame["llc_mean"].notna()].set_index("run_id")
     assert len(done) == 3
@@ -568,15 +574,15 @@ def test_load_gives_a_tidy_frame(tiny, unfinished, tmp_path):
         "stale",
     ]
     assert sorted(done["sampler_seed"]) == [0, 0, 3]
-    assert len(lambda_hat.inspect.results.load(tmp_path / "runs", sampler=["hmc"], status=["ok", "warn", "bad"])) == 2
-    assert len(lambda_hat.inspect.results.load(tmp_path / "runs", n_data=61)) == 0
+    assert len(lambda_hat.load_results(tmp_path / "runs", sampler=["hmc"], status=["ok", "warn", "bad"])) == 2
+    assert len(lambda_hat.load_results(tmp_path / "runs", n_data=61)) == 0
     with pytest.raises(StoreError, match="no run here has such a setting"):
-        lambda_hat.inspect.results.load(tmp_path / "runs", nonsense=1)
+        lambda_hat.load_results(tmp_path / "runs", nonsense=1)
 
 
 def test_every_setting_that_varies_has_a_column(tiny, script, tmp_path):
     assert script("sample", *TINY[:3], "sampler.draws=9", *TINY[4:], "sampler=hmc", "posterior.gamma=50").code == 0
-    frame = lambda_hat.inspect.results.load(tmp_path / "runs", sampler="hmc")
+    frame = lambda_hat.load_results(tmp_path / "runs", sampler="hmc")
     assert sorted(frame["sampler.draws"]) == [8, 9] and sorted(frame["posterior.gamma"]) == [50, 100]
     assert "sampler.warmup" not in frame.columns
 
@@ -588,7 +594,7 @@ def test_files_hold_what_load_gives(tiny, tool, tmp_path, suffix):
     outcome = tool("results", "-o", f"out/table{suffix}")
     assert outcome.code == 0 and "2 lines" in outcome.out
     read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}[suffix]
-    frame, expected = read(tmp_path / "out" / f"table{suffix}"), lambda_hat.inspect.results.load("runs")
+    frame, expected = read(tmp_path / "out" / f"table{suffix}"), lambda_hat.load_results("runs")
     assert list(frame.columns) == list(expected.columns)
     np.testing.assert_allclose(frame["llc_mean"], expected["llc_mean"], rtol=1e-9)
     assert list(frame["directory"]) == list(expected["directory"])
@@ -615,6 +621,6 @@ def test_groups_are_summarised(tiny, tool):
         and hmc["llc_scatter"] == pytest.approx(2**-0.5)
         and hmc["llc_mcse"] == pytest.approx(0.1)
     )
-    assert hmc["total_fges"] == pytest.approx(3 * analysis["total_fges"])
+    assert hmc["total_fges"] == pytest.approx(3 * (analysis["total_fges"] + analysis["curvature_fges"]))
     assert mclmc["sampler"] == "mclmc" and mclmc["llc_scatter"] is None
     assert "1.5" in tool("results", "groupby=sampler").out
