@@ -33,7 +33,7 @@ from lambda_hat.targets import artifact, curvature, losses, models  # noqa: E402
 hydra_glue.register()
 
 
-def silent(*_):
+def silent(*_, **named):
     """A log that keeps nothing."""
 
 
@@ -62,7 +62,7 @@ class Problem(NamedTuple):
     def curvature(self):
         return curvature.at(self.loss, self.rows(np.float64), self.w0, seed=0)
 
-    def sample(self, config, log=silent, enough=lambda excess, acceptance: False, journal=None):
+    def sample(self, config, log=silent, enough=lambda so_far: False, journal=None):
         """A run of the configuration's sampler and posterior on this problem, as long as `enough` says no."""
         return sample.sample(
             config.sampler,

@@ -18,6 +18,7 @@ from lambda_hat.system.errors import StoreError
 from lambda_hat.targets import artifact
 
 ROOT = Path(__file__).parent.parent
+VERSION_1 = json.loads((Path(__file__).parent / "analysis_version1.json").read_text())
 TRUTHS = sorted(path.stem for path in (ROOT / "conf" / "truth").glob("*.yaml"))
 
 
@@ -53,18 +54,16 @@ def write(root, target_id, sampler, model, llc, half, truth, finite, status="ok"
     run.mkdir(parents=True)
     data = {"teacher_rank": 2, "teacher_balanced": True, "noise_model": "none"}
     (target / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
-    found = {
-        "target_id": target_id,
+    interval = [None, None] if llc is None else [llc - half, llc + half]
+    found = VERSION_1 | {
         "sampler": sampler,
         "sampler_config": {"seed": seed},
         "n": 200,
         "beta": 5.0,
         "gamma": 1.0,
         "llc_mean": llc,
-        "llc_interval95": [None, None] if llc is None else [llc - half, llc + half],
-        "truth": {"lambda": truth, "finite": finite},
-        "ess": 500.0,
-        "total_fges": 10_000.0,
+        "llc_interval95": interval,
+        "truth": VERSION_1["truth"] | {"lambda": truth, "finite": finite},
         "status": status,
     }
     (run / "analysis.json").write_text(json.dumps(found))

@@ -164,7 +164,7 @@ def test_a_run_that_is_stopped_in_warm_up_and_after_ends_in_the_same_bits(tmp_pa
 def test_whether_draws_are_enough_is_not_asked_again_where_the_journal_goes_on(tmp_path, monkeypatch):
     config = problems.config(*NETWORK, *SAMPLERS["mclmc"], "sampler.draws=40", "sampler.warmup=4")
     problem, asked = problems.of(problems.config(*NETWORK)), []
-    enough = lambda excess, acceptance: asked.append(excess.shape[1])
+    enough = lambda so_far: asked.append(so_far.records.excess.shape[1])
     work = lambda journal: problem.sample(config, journal=journal, enough=enough)
     whole, times = stopped_often(monkeypatch, tmp_path / "c", work, 3)
     assert times > 5 and whole.draws.records.excess.shape[1] == asked[-1] == 40

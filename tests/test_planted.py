@@ -1,5 +1,6 @@
 """What the status says of runs that were spoilt on purpose, and of the same runs unspoilt."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 import problems
 import pytest
 
-from lambda_hat.analysis import analyse
-from lambda_hat.samplers import loop, mclmc, sample
+from lambda_hat.analysis import estimation
+from lambda_hat.samplers import loop, mclmc
 from lambda_hat.targets import artifact, curvature
 
 TRAINED = ("training.steps=3000",)
@@ -27,28 +28,16 @@ def target(*options):
 
 
 def judged(*options, of=TRAINED):
-    """The contents of analysis.json of a run."""
+    """The `Summary` of a run."""
     made = problems.config(*of, *options)
     built, curved = target(*of)
-    n = built.meta["dims"]["n"]
-    result = sample.sample(
-        made.sampler,
-        made.posterior,
-        built.loss(made.posterior),
-        built.rows(made.sampler.dtype),
-        built.w0,
-        n,
-        curved,
-        problems.silent,
-    )
-    beta, gamma = sample.inverse_temperature(made.posterior, n), sample.localization(made.posterior, len(built.w0))
-    return analyse.analyse(made, built, result, beta, gamma)
+    return estimation.estimate_llc(built, curved, made, log=problems.silent, report=problems.silent).summary
 
 
 @pytest.mark.parametrize("sampler", ["hmc", "mclmc", "sgld"])
 def test_an_unspoilt_run_is_ok(sampler):
     found = judged(f"sampler={sampler}")
-    assert (found["status"], found["status_reasons"]) == ("ok", [])
+    assert (found.status, found.status_reasons) == ("ok", ())
 
 
 LET_GO = ("posterior.gamma=0.01", "sampler.draws=300", "sampler.warmup=100")
@@ -76,15 +65,15 @@ SPOILT = {
 def test_a_spoilt_run_is_not_ok(name):
     options, reason = SPOILT[name]
     found = judged(*options)
-    assert found["status"] in ("warn", "bad"), (found["llc_mean"], found["llc_mcse"])
-    assert any(reason in line for line in found["status_reasons"]), found["status_reasons"]
+    assert found.status in ("warn", "bad"), (found.llc_mean, found.llc_mcse)
+    assert any(reason in line for line in found.status_reasons), found.status_reasons
 
 
 @pytest.mark.parametrize("sampler", ["hmc", "mclmc", "sgld"])
 def test_an_untrained_network_is_bad(sampler):
     found = judged(f"sampler={sampler}", "sampler.draws=200", of=UNTRAINED)
-    assert found["status"] == "bad"
-    assert any("minimum" in line for line in found["status_reasons"]), found["status_reasons"]
+    assert found.status == "bad"
+    assert any("minimum" in line for line in found.status_reasons), found.status_reasons
 
 
 def test_a_chain_that_stays_elsewhere_is_noticed(monkeypatch):
@@ -96,8 +85,8 @@ def test_a_chain_that_stays_elsewhere_is_noticed(monkeypatch):
 
     monkeypatch.setattr(loop, "starts", away)
     found = judged("sampler=hmc", "sampler.warmup=0", "sampler.step_size=0.002", "sampler.trajectory_length=0.01")
-    assert found["status"] == "bad"
-    assert any("R-hat" in line for line in found["status_reasons"]), found["status_reasons"]
+    assert found.status == "bad"
+    assert any("R-hat" in line for line in found.status_reasons), found.status_reasons
 
 
 def test_a_dead_tuner_is_noticed(monkeypatch):
@@ -108,7 +97,7 @@ def test_a_dead_tuner_is_noticed(monkeypatch):
 
     monkeypatch.setattr(mclmc, "_tune", dead)
     found = judged("sampler=mclmc", "sampler.draws=200")
-    assert found["status"] == "bad"
+    assert found.status == "bad"
 
 
 def test_nan_in_the_middle_is_bad(monkeypatch):
@@ -123,8 +112,8 @@ def test_nan_in_the_middle_is_bad(monkeypatch):
 
     monkeypatch.setattr(loop.Loop, "run", broken)
     found = judged("sampler=hmc")
-    assert found["status"] == "bad"
-    assert np.isnan(found["llc_mean"])
+    assert found.status == "bad"
+    assert found.llc_mean is None
 
 
 def test_the_judge_is_blind_to_the_truth():
@@ -137,5 +126,5 @@ def test_the_judge_is_blind_to_the_truth():
         told = judged("sampler=hmc", "sampler.draws=100")
     finally:
         built.meta["truth"] = None
-    assert told["truth"]["relative_error"] == plain["llc_mean"] - 1
-    assert told | {"truth": None} == plain | {"truth": None}
+    assert told.truth.relative_error == plain.llc_mean - 1
+    assert replace(told, truth=None) == plain

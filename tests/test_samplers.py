@@ -524,9 +524,9 @@ def test_draws_end_where_they_are_enough(name):
     problem, made, _ = regression(*RUNS[name], "sampler.chains=2", "sampler.draws=120", "sampler.warmup=40")
     whole, seen = problem.sample(made).draws, []
 
-    def enough(excess, acceptance):
-        seen.append(excess.shape)
-        return excess.shape[1] >= 20
+    def enough(so_far):
+        seen.append(so_far.records.excess.shape)
+        return seen[-1][1] >= 20
 
     short = problem.sample(made, enough=enough).draws
     assert seen == [(2, 3 * i) for i in range(1, 8)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from lambda_hat import store
+from lambda_hat.analysis.summary import Summary
 from lambda_hat.system.errors import StoreError
 
 GROSS = 0.05
@@ -86,9 +86,9 @@ def load(root):
     """
     rows = []
     for path in sorted(Path(root).glob("targets/tgt_*/run_*/analysis.json")):
-        found = store.read_json(path, "truth", "llc_mean", "llc_interval95")
-        if found["truth"] is not None:
-            rows.append(_row(path.parent, found))
+        summary = Summary.read(path.parent)
+        if summary.truth is not None:
+            rows.append(_row(path.parent, summary))
     if not rows:
         raise StoreError(
             f"{Path(root) / 'targets'}: no finished run of a target whose λ is known; make some with python bin/sample.py -m "
@@ -99,27 +99,26 @@ def load(root):
     )
 
 
-def _row(directory, found):
+def _row(directory, summary):
     target = yaml.safe_load((directory.parent / "config.yaml").read_text())
-    low, high = (math.nan if bound is None else bound for bound in found["llc_interval95"])
-    precond = found["sampler_config"].get("precond", "none")
-    finite = found["truth"]["finite"]
+    low, high = (math.nan if bound is None else bound for bound in summary.llc_interval95)
+    precond = summary.sampler_config.get("precond", "none")
     return Row(
         target=describe(target),
-        target_id=found["target_id"],
-        sampler=found["sampler"] + ("" if precond == "none" else f" {precond}"),
-        seed=found["sampler_config"]["seed"],
-        nbeta=found["n"] * found["beta"],
-        gamma=found["gamma"],
-        llc=math.nan if found["llc_mean"] is None else found["llc_mean"],
+        target_id=directory.parent.name,
+        sampler=summary.sampler + ("" if precond == "none" else f" {precond}"),
+        seed=summary.sampler_config["seed"],
+        nbeta=summary.estimand.nbeta,
+        gamma=summary.estimand.gamma,
+        llc=math.nan if summary.llc_mean is None else summary.llc_mean,
         low=low,
         high=high,
-        truth=found["truth"]["lambda"],
-        finite=finite,
-        exact=finite is not None,
-        ess=found["ess"] or 0.0,
-        gradients=found["total_fges"],
-        status=found["status"],
+        truth=summary.truth.learning_coefficient,
+        finite=summary.truth.finite,
+        exact=summary.truth.finite is not None,
+        ess=summary.ess or 0.0,
+        gradients=summary.total_fges,
+        status=summary.status,
         directory=directory,
     )
 

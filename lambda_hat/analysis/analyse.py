@@ -1,125 +1,156 @@
-"""One run's analysis.json, from its draws."""
+"""From a run's draws to its `Summary`."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from lambda_hat.analysis import estimates, status
+from lambda_hat import store
+from lambda_hat.analysis import estimates, verdict
+from lambda_hat.analysis.summary import (
+    ESTIMATOR,
+    ControlVariate,
+    Estimand,
+    Finding,
+    SteinIdentity,
+    Summary,
+    Truth,
+    Work,
+    known,
+)
+
+LEFT = 0.25
+"""|w−w0|² over |w0|² from which a chain is no longer where λ at w0 holds: |w−w0| is half of |w0|."""
 
 
-def analyse(config, target, result, beta, gamma):
-    """What analysis.json says of a run but for its timings.
+def analyse(
+    result: Any,
+    estimand: Estimand,
+    sampler: Any,
+    posterior: Any,
+    w0: np.ndarray,
+    curvature_gradients: float,
+    truth: Mapping[str, Any] | None = None,
+    finite: float | None = None,
+) -> Summary:
+    """What a run's draws say: estimate, error, verdict and diagnostics. Whose run it is and what it took is added by the caller.
 
     Arguments:
-        config: the `config.Config`.
-        target: `targets.artifact.Target`.
         result: `samplers.sample.Result`.
-        beta, gamma: β and γ as they were.
+        estimand: what λ̂ is an estimate of.
+        sampler, posterior: their configurations.
+        w0: the centre `[p]`.
+        curvature_gradients: full-data gradients that the curvature at w0 took.
+        truth: what the target's meta.json says of a known λ; nothing but `Summary.truth` and whether the chain is where that λ
+            holds depends on it.
+        finite: λ̂ of the exact posterior, where it is known.
     """
-    n, p = target.meta["dims"]["n"], target.meta["dims"]["p"]
-    records, steps = result.draws.records, result.draws.steps
-    llc = estimates.summarise(records.excess)
-    stein = estimates.summarise(records.stein)
-    expected = float(result.density.shares.trace())
-    controlled, coefficient = estimates.control_variate(records.excess, records.stein_curvature, expected)
-    acceptance = float(np.mean(steps.acceptance))
-    divergences = int(np.sum(steps.diverging))
-    spread = llc.std
+    records, steps, p = result.draws.records, result.draws.steps, len(w0)
+    trace_r = float(result.density.shares.trace())
+    found = estimates.estimate(records, trace_r, p, result.bias, estimand.dtype)
+    w0_norm2, distance2 = float(w0 @ w0), float(np.mean(records.distance2))
+    acceptance, divergences = float(np.mean(steps.acceptance)), int(np.sum(steps.diverging))
+    mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
     if result.bias.kind == "gaussian":
-        budget = estimates.laplace_budget(result.laplace, llc, result.baseline_gain)
-        verdict, reasons = status.judge_laplace(result.laplace, llc, result.baseline_gain)
-        llc = llc._replace(mean=result.laplace, mcse=np.nan, ess=np.nan, rhat=np.nan)
+        error, interval = estimates.laplace_budget(result.laplace, found.raw, result.baseline_gain), (None, None)
+        findings = verdict.judge_laplace(result.laplace, found.raw, result.baseline_gain)
+        mean, mcse, ess, rhat = result.laplace, None, None, None
     else:
-        budget = estimates.budget(llc, *_discretisation(result.bias, llc, controlled, stein, p), result.baseline_gain)
-        verdict, reasons = status.judge(
-            status.Evidence(
+        error, interval = estimates.budget(found, result.baseline_gain)
+        findings = verdict.judge(
+            verdict.Evidence(
                 excess=records.excess,
                 distance2=records.distance2,
-                llc=llc,
-                low=budget.interval[0],
+                estimate=found,
+                low=interval[0],
                 predicted_bias=result.bias.share,
-                stein=stein,
+                mcse_target=sampler.mcse_target,
                 p=p,
-                w0_norm2=float(target.w0 @ target.w0),
+                w0_norm2=w0_norm2,
                 baseline_gain=result.baseline_gain,
                 acceptance=acceptance,
-                warmup=config.sampler.warmup,
+                warmup=sampler.warmup,
                 shortened=bool(result.tuned.get("shortened")),
                 divergences=divergences,
             )
         )
-    gradients = float(np.sum(steps.gradients))
-    loss0 = float(result.density.loss0)
-    return {
-        "target_id": target.meta["target_id"],
-        "sampler": config.sampler.name,
-        "llc_mean": llc.mean,
-        "llc_std": llc.std,
-        "llc_mcse": llc.mcse,
-        "llc_interval95": budget.interval,
-        "error": {name: getattr(budget, name) for name in budget._fields if name != "interval"},
-        "chains": records.excess.shape[0],
-        "draws": records.excess.shape[1],
-        "ess": llc.ess,
-        "rhat": llc.rhat,
-        "status": verdict,
-        "status_reasons": reasons,
-        "truth": _truth(target, llc, n * beta, gamma),
-        "n": n,
-        "p": p,
-        "beta": beta,
-        "gamma": gamma,
-        "loss": _loss_name(config, target),
-        "dtype": config.sampler.dtype,
-        "L0": loss0,
-        "total_fges": result.warmup_gradients + gradients,
-        "fges": {"warmup": result.warmup_gradients, "draws": gradients},
-        "llc_variance_estimator": spread**2,
-        "control_variate": {"llc_mean": controlled.mean, "llc_mcse": controlled.mcse, "coefficient": coefficient},
-        "sensitivities": estimates.sensitivities(records.excess, records.distance2, gamma),
-        "stein_identity": {"mean": stein.mean, "mcse": stein.mcse, "expected": p},
-        "baseline_gain": result.baseline_gain,
-        "laplace": result.laplace,
-        "distance2_mean": float(np.mean(records.distance2)),
-        "acceptance": acceptance,
-        "divergences": divergences,
-        "adapted": result.tuned,
-        "sampler_config": config.sampler,
-        "posterior_config": config.posterior,
-    }
+    findings = verdict.worst_first([*findings, *_not_where_it_holds(truth, distance2, w0_norm2)])
+    drawn, variance = float(np.sum(steps.gradients)), estimates.variance(records.excess)
+    return Summary(
+        estimator=ESTIMATOR,
+        sampler=sampler.name,
+        llc_mean=known(mean),
+        llc_std=known(found.raw.std),
+        llc_mcse=known(mcse),
+        llc_interval95=interval,
+        llc_raw=known(found.raw.mean),
+        ess=known(ess),
+        rhat=known(rhat),
+        status=verdict.verdict(findings),
+        status_reasons=tuple(finding.reason for finding in findings),
+        findings=findings,
+        truth=_compared(truth, finite, known(mean)),
+        estimand=estimand,
+        p=p,
+        L0=known(result.density.loss0),
+        chains=records.excess.shape[0],
+        draws=records.excess.shape[1],
+        total_fges=curvature_gradients + result.warmup_gradients + drawn,
+        fges=Work(warmup=float(result.warmup_gradients), draws=drawn, curvature=float(curvature_gradients)),
+        error=error,
+        control_variate=ControlVariate(
+            llc_mean=known(found.corrected.mean),
+            llc_mcse=known(found.corrected.mcse),
+            coefficient=known(found.coefficient),
+            used=found.uses_stein and result.bias.kind != "gaussian",
+        ),
+        llc_variance_estimator=known(variance.mean),
+        llc_variance_mcse=known(variance.mcse),
+        sensitivities=estimates.sensitivities(records.excess, records.distance2, estimand.gamma),
+        stein_identity=SteinIdentity(mean=known(found.stein.mean), mcse=known(found.stein.mcse), expected=float(p)),
+        laplace=known(result.laplace),
+        baseline_gain=known(result.baseline_gain),
+        distance2_mean=known(distance2),
+        w0_norm2=known(w0_norm2),
+        acceptance=known(acceptance),
+        divergences=divergences,
+        adapted=store.finite(result.tuned),
+        sampler_config=store.finite(store.plain(sampler)),
+        posterior_config=store.finite(store.plain(posterior)),
+    )
 
 
-def _discretisation(bias, llc, controlled, stein, p):
-    """The bias of λ̂ that an unadjusted sampler's step makes, and which share of it is in doubt, as `estimates.budget` asks.
-
-    Predicted to first order: within a quarter where the posterior is quadratic (the control variate explains L_n's variance),
-    else within a half (2.3 % for 2.0 % on the 10k-parameter network); a bound is not taken off. Measured: by how much the Stein
-    identity's residual exceeds its own standard error; through the control variate where that explains most of L_n's variance.
-    """
-    quadratic = controlled.mcse < 0.7 * llc.mcse
-    if bias.kind in ("predicted", "bound"):
-        doubt = None if bias.kind == "bound" else 0.25 if quadratic else 0.5
-        return llc.mean * bias.share / (1 + bias.share), doubt
-    if bias.kind == "measured":
-        found, error = llc.mean * (stein.mean / p - 1), llc.mean * stein.mcse / p
-        if quadratic:
-            found, error = llc.mean - controlled.mean, np.sqrt(llc.mcse**2 - controlled.mcse**2)
-        return np.sign(found) * max(abs(found) - error, 0.0), None
-    return 0.0, 0.0
-
-
-def _loss_name(config, target):
-    if target.model.potential is not None:
-        return "analytic"
-    return "cross-entropy" if np.issubdtype(target.y.dtype, np.integer) else config.posterior.loss
-
-
-def _truth(target, llc, nbeta, gamma):
-    """What is known of λ, and how far off λ̂ is: from its finite-(n, β, γ) value where that is known, and from λ."""
-    known = target.meta["truth"]
-    if known is None:
+def _compared(truth: Mapping[str, Any] | None, finite: float | None, llc: float | None) -> Truth | None:
+    """A known λ, and how far off λ̂ is from it and from its value at finite (n, β, γ)."""
+    if truth is None:
         return None
-    finite = target.model.finite(nbeta, gamma)
-    return known | {
-        "finite": finite,
-        "relative_error_finite": None if finite is None else llc.mean / finite - 1,
-        "relative_error": llc.mean / known["lambda"] - 1,
-    }
+    learning_coefficient = truth["lambda"]
+    return Truth(
+        learning_coefficient=learning_coefficient,
+        multiplicity=truth["multiplicity"],
+        source=truth["source"],
+        local=truth.get("local"),
+        least=truth.get("least"),
+        finite=finite,
+        relative_error_finite=None if llc is None or not finite else llc / finite - 1,
+        relative_error=None if llc is None or not learning_coefficient else llc / learning_coefficient - 1,
+    )
+
+
+def _not_where_it_holds(truth: Mapping[str, Any] | None, distance2: float, w0_norm2: float) -> list[Finding]:
+    """That the chain has left w0 for places where λ is less than the one known there, which is no fault of the sampler's.
+
+    It looks at where the chain is, never at λ̂.
+    """
+    least = truth.get("least") if truth is not None else None
+    if least is None or not least < truth["lambda"] or not distance2 > LEFT * w0_norm2:
+        return []
+    return [
+        Finding(
+            check="elsewhere",
+            concerns="w0",
+            verdict="warn",
+            reason=f"λ = {truth['lambda']:g} holds at w0 alone, and the chain has left it (|w−w0|² {distance2:.3g}, |w0|² "
+            f"{w0_norm2:.3g}) for places where it is as little as {least:g}; raise posterior.gamma",
+        )
+    ]

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lambda_hat.analysis import analyse, estimates, status, trace
+from lambda_hat.analysis import analyse, estimates, trace, verdict
+from lambda_hat.analysis.summary import Estimand, Summary
 from lambda_hat.samplers import sample
 from lambda_hat.store.journal import Journal
 from lambda_hat.targets.artifact import Target
@@ -35,7 +37,7 @@ class Estimation(NamedTuple):
     """
 
     result: sample.Result
-    summary: dict
+    summary: Summary
     trace: xr.DataTree
     seconds: dict[str, float]
 
@@ -59,25 +61,25 @@ def estimate_llc(
         log: called with a line for each phase.
         report: called with `phase=` and the state of the estimate, as it becomes known.
         journal: what an interrupted run is resumed from; None: nothing is kept.
-        identity: what the trace's attributes name beside n, β and γ.
+        identity: `target_id` and `run_id`, which summary and trace name.
     """
     sampler, posterior = settings.sampler, settings.posterior
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(posterior, n), sample.localization(posterior, len(w0))
 
-    def enough(excess, acceptance):
-        so_far = estimates.summarise(excess)
+    def enough(so_far):
+        estimate = estimates.estimate(so_far.records, so_far.trace_r, len(w0), so_far.bias, sampler.dtype)
         report(
             phase="sample",
-            draw=excess.shape[1],
+            draw=so_far.records.excess.shape[1],
             draws=sampler.draws,
-            llc=so_far.mean,
-            mcse=so_far.mcse,
-            ess=so_far.ess,
-            rhat=so_far.rhat,
-            acceptance=acceptance,
+            llc=estimate.mean,
+            mcse=estimate.mcse,
+            ess=estimate.raw.ess,
+            rhat=estimate.raw.rhat,
+            acceptance=so_far.acceptance,
         )
-        return status.is_enough(so_far, getattr(sampler, "mcse_target", None))
+        return verdict.is_enough(estimate, sampler.mcse_target)
 
     report(phase="adapt", now=True)
     result = sample.sample(
@@ -94,8 +96,12 @@ def estimate_llc(
     )
     report(phase="analyse", now=True)
     began = time.perf_counter()
-    summary = analyse.analyse(settings, target, result, beta, gamma)
-    attributes = {**(identity or {}), "n": n, "beta": beta, "gamma": gamma}
-    tree = trace.dataset(result.draws, summary["L0"], n * beta, result.warmup_gradients, attributes)
+    estimand = Estimand(
+        n=n, beta=float(beta), gamma=float(gamma), loss=target.loss_name(posterior), dtype=sampler.dtype
+    )
+    truth, finite = target.meta["truth"], target.model.finite(n * beta, gamma)
+    summary = analyse.analyse(result, estimand, sampler, posterior, w0, curvature.gradients, truth, finite)
+    summary = replace(summary, **(identity or {}), target_hashes=target.meta.get("hashes"))
+    tree = trace.dataset(result.draws, summary)
     seconds = result.seconds | {"analyse": time.perf_counter() - began}
     return Estimation(result, summary, tree, seconds)

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from functools import cache
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lambda_hat import store
 from lambda_hat.system.errors import StoreError
 
 SCHEMA = 2
@@ -29,6 +32,9 @@ DEPTH = 6
 Verdict = Literal["ok", "warn", "bad"]
 
 Record = TypeVar("Record")
+
+Cause = Literal["sampler", "length", "w0"]
+"""What a finding concerns: the sampler, too few draws, or the point w0 that λ̂ is measured from."""
 
 
 def known(value: Any) -> float | None:
@@ -123,8 +129,9 @@ class ControlVariate:
     llc_mean: float | None = statistic("λ̂, Stein-corrected", column="stein_llc")
     llc_mcse: float | None = statistic("MCSE, Stein-corrected", column="stein_mcse")
     coefficient: float | None = statistic(
-        "Stein coefficient", "½ for a quadratic L_n, 0: not used", column="stein_coefficient"
+        "Stein coefficient", "of the regression; ½ for a quadratic L_n", column="stein_coefficient"
     )
+    used: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +155,17 @@ class SteinIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """A learning coefficient that is known, and λ̂'s relative distance from it."""
+    """A learning coefficient that is known, and λ̂'s relative distance from it.
+
+    `local` says whether it is λ at w0, `least` is the smallest λ on the zero set around w0, where that is known and smaller, and
+    `source` says where the formula is from.
+    """
 
     learning_coefficient: float = statistic("λ", "the known learning coefficient", key="lambda", column="truth")
     multiplicity: int | None = statistic("m", "multiplicity of λ", column="truth_multiplicity", pattern="d")
-    source: str = field(metadata={"key": None})
-    local: bool | None = field(default=None)
+    source: str
+    local: bool | None = None
+    least: float | None = None
     finite: float | None = statistic(
         "exact λ̂", "of the exact posterior at this (n, β, γ)", column="truth_finite", pattern=".5g"
     )
@@ -178,6 +190,7 @@ class Finding:
     """A check that did not pass."""
 
     check: str
+    concerns: Cause
     verdict: Verdict
     reason: str
 
@@ -192,7 +205,7 @@ class Summary:
 
     schema: int = SCHEMA
     estimator: int = statistic("estimator", "version of the estimator", pattern="d", logged=False, default=1)
-    target_id: str
+    target_id: str | None = None
     run_id: str | None = None
     sampler: str
 
@@ -221,9 +234,8 @@ class Summary:
     fges: Work
     error: ErrorBudget
     control_variate: ControlVariate
-    llc_variance_estimator: float | None = statistic(
-        "(nβ)² Var L_n", "second estimator, which needs no L_n(w0)", column="llc_variance_estimator"
-    )
+    llc_variance_estimator: float | None = statistic("(nβ)² Var L_n", "second estimator, which needs no L_n(w0)")
+    llc_variance_mcse: float | None = statistic("its MCSE", "of (nβ)² Var L_n", default=None)
     sensitivities: Sensitivities
     stein_identity: SteinIdentity
     laplace: float | None = statistic("Laplace λ̂", "½ tr nβH(nβH+γ)⁻¹, H the curvature at w0", pattern=".5g")
@@ -261,9 +273,33 @@ class Summary:
             raise _error(where, wrong, REDO) from None
         return read_record(cls, upgraded, where)
 
+    @classmethod
+    def read(cls, directory: str | PathLike[str]) -> Self:
+        """The record of a published run, checked against its hash.
+
+        Raises:
+            StoreError: where the file is missing or damaged.
+        """
+        path = Path(directory) / cls.FILE
+        return cls.from_json(store.read_json(path), path)
+
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types: what `from_json` reads."""
         return _written(self)
+
+    def estimate_text(self) -> str:
+        """λ̂ and its standard error."""
+        if self.llc_mean is None:
+            return "λ̂ = none"
+        return f"λ̂ = {self.llc_mean:.5g} ± {'?' if self.llc_mcse is None else f'{self.llc_mcse:.2g}'}"
+
+    def line(self) -> str:
+        """λ̂, its interval, ESS and R-hat."""
+        low, high = ("?" if bound is None else f"{bound:.5g}" for bound in self.llc_interval95)
+        interval = "" if self.llc_mean is None else f"  95 % [{low}, {high}]"
+        ess = "–" if self.ess is None else f"{self.ess:.0f}"
+        rhat = "–" if self.rhat is None else f"{self.rhat:.4f}"
+        return f"{self.estimate_text()}{interval}  ESS {ess}  R-hat {rhat}"
 
     def shown(self) -> dict[str, float | int | str | None]:
         """The values of `COLUMNS` by column."""

@@ -1,62 +1,79 @@
-"""trace.nc: the recorded draws, as ArviZ reads them."""
+"""trace.nc: the recorded draws, as ArviZ reads them, with all that λ̂ can be computed anew from.
+
+R = nβH(nβH+γ)⁻¹, H the curvature at w0; U = nβ(L_n − L_n(w0)) + γ/2 |w−w0|².
+"""
+
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from lambda_hat.analysis.summary import Summary
 
-def dataset(draws, loss0, nbeta, warmup_gradients, attributes):
-    """The trace as an `xarray.DataTree` with groups posterior (llc, L) and sample_stats.
+ATTRIBUTES = ("target_id", "run_id", "sampler", "p", "L0", "w0_norm2")
+"""Fields of the summary that the trace repeats, beside the estimand's."""
+
+
+def dataset(draws: Any, summary: Summary) -> xr.DataTree:
+    """The trace, with groups posterior (llc, L) and sample_stats.
 
     Arguments:
         draws: `samplers.loop.Draws`.
-        loss0: L_n(w0).
-        nbeta: nβ.
-        warmup_gradients: full-data gradients spent before the first draw, all chains.
-        attributes: of the whole trace; plain numbers and strings.
+        summary: of the run, which names the trace's attributes: the estimand, nβ, tr R and whose run it is.
     """
     records, steps = draws.records, draws.steps
     chains, count = records.excess.shape
     coords = {"chain": np.arange(chains), "draw": np.arange(count)}
+    nbeta, before = summary.estimand.nbeta, summary.fges.warmup
 
-    def variable(values, units):
-        return (("chain", "draw"), np.asarray(values, float), {"units": units})
+    def variable(values, long_name, units="1"):
+        return (("chain", "draw"), np.asarray(values, float), {"units": units, "long_name": long_name})
 
     posterior = {
-        "llc": variable(records.excess, "nβ(L_n(w) − L_n(w0)); its mean is the LLC"),
-        "L": variable(loss0 + records.excess / nbeta, "mean loss"),
+        "llc": variable(records.excess, "nβ(L_n(w) − L_n(w0))"),
+        "L": variable((summary.L0 or 0.0) + records.excess / nbeta, "L_n(w)", "mean loss"),
     }
     if draws.params is not None:
-        posterior["w_minus_w0"] = (("chain", "draw", "parameter"), draws.params, {"units": "w − w0"})
+        dims = ("chain", "draw", "parameter")
+        posterior["w_minus_w0"] = (dims, draws.params, {"units": "1", "long_name": "w − w0"})
     stats = {
         "distance2": variable(records.distance2, "|w − w0|²"),
-        "stein": variable(records.stein, "(w−w0)·∇U, mean p"),
-        "stein_curvature": variable(records.stein_curvature, "(w−w0)·A∇U, mean tr A"),
+        "stein": variable(records.stein, "(w−w0)·∇U, of mean p"),
+        "stein_curvature": variable(records.stein_curvature, "(w−w0)·R∇U, of mean tr R"),
         "diverging": (("chain", "draw"), steps.diverging),
         "gradient_evaluations": variable(
-            warmup_gradients / chains + np.cumsum(steps.gradients, 1),
-            "full-data gradients of this chain so far, warm-up included",
+            before / chains + np.cumsum(steps.gradients, 1),
+            "full-data gradients of this chain so far, its share of warm-up included",
+            "gradients",
         ),
         # not "seconds since …" in the units: CF conventions take that for a date
         "time": (("draw",), draws.seconds, {"units": "s", "long_name": "since the first draw began"}),
     }
-    for name, values, units in (
-        ("acceptance_rate", steps.acceptance, "probability"),
+    for name, values, long_name in (
+        ("acceptance_rate", steps.acceptance, "probability of acceptance"),
         ("energy", steps.energy, "−log π + kinetic energy"),
         ("energy_error2", steps.energy_error2, "squared energy change of a step"),
     ):
         if not np.all(np.isnan(values)):
-            stats[name] = variable(values, units)
+            stats[name] = variable(values, long_name)
+    estimand = {name: getattr(summary.estimand, name) for name in ("n", "beta", "gamma", "loss", "dtype", "parameters")}
+    named = {name: getattr(summary, name) for name in ATTRIBUTES} | estimand
+    trace_r = None if summary.laplace is None else 2 * summary.laplace
+    attributes = {
+        key: value for key, value in (named | {"nbeta": nbeta, "trace_R": trace_r}).items() if value is not None
+    }
     groups = {"/": xr.Dataset(attrs=attributes)}
     groups["/posterior"] = xr.Dataset(posterior, coords)
     groups["/sample_stats"] = xr.Dataset(stats, coords)
     return xr.DataTree.from_dict(groups)
 
 
-def write(path, tree):
+def write(path: str | PathLike[str], tree: xr.DataTree) -> None:
     """Write the trace as netCDF 4."""
     tree.to_netcdf(path, engine="h5netcdf")
 
 
-def read(path):
-    """Read a trace back as an `xarray.DataTree`."""
+def read(path: str | PathLike[str]) -> xr.DataTree:
+    """Read a trace back; arrays are read as they are used."""
     return xr.open_datatree(path, engine="h5netcdf")

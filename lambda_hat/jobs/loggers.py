@@ -9,7 +9,7 @@ import math
 import os
 from pathlib import Path
 
-from lambda_hat import store
+from lambda_hat.analysis.summary import Summary
 from lambda_hat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -22,9 +22,6 @@ MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 SERIES = ("llc", "mcse", "ess", "rhat", "acceptance")
 """What is logged at each report, against the number of draws."""
-
-SUMMARY = ("llc_mean", "llc_mcse", "llc_std", "ess", "rhat", "acceptance", "total_fges", "walltime_sec", "L0")
-"""What is logged of a finished run's analysis.json."""
 
 
 def check(logger):
@@ -81,9 +78,8 @@ class Guarded:
         self.logger = self._make(job.config.logger, job.paths.name("run"), settings)
 
     def _finish(self):
-        found = store.read_json(self._job.paths.run / "analysis.json")
-        values = {key: found[key] for key in SUMMARY if _is_number(found.get(key))}
-        self.logger.summary(values, {"status": found["status"], "directory": os.fspath(self._job.paths.run)})
+        summary = Summary.read(self._job.paths.run)
+        self.logger.summary(summary.logged(), {"status": summary.status, "directory": os.fspath(self._job.paths.run)})
 
     def _try(self, do):
         try:

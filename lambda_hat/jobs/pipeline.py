@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lambda_hat import config as configs
 from lambda_hat import store
+from lambda_hat.analysis.summary import Provenance, Summary
 from lambda_hat.config.hydra_glue import group_from_plain
 from lambda_hat.jobs import loggers, memory
 from lambda_hat.store import lease as leases
@@ -23,8 +24,7 @@ from lambda_hat.system.errors import BrokeDown, ConfigError, StoreError, of_disk
 log = logging.getLogger(__name__)
 
 META_KEYS = ("dims", "metrics", "hashes")
-RESULT_KEYS = ("sampler", "llc_mean", "llc_mcse", "llc_interval95", "ess", "rhat", "status", "status_reasons")
-"""What meta.json and analysis.json must have for this module to go on."""
+"""What meta.json must have for this module to go on."""
 
 
 class Job(NamedTuple):
@@ -244,7 +244,6 @@ def _run(job, lease):
             journal=journal,
             identity={"target_id": paths.target_id, "run_id": paths.run_id},
         )
-        summary = store.plain(summary)
         for phase, spent in seconds.items():
             clock.add(phase, spent)
         clock.lap(None)
@@ -258,23 +257,23 @@ def _run(job, lease):
                 from lambda_hat.analysis import figures
 
                 (hidden / "diagnostics").mkdir()
-                figures.write_all(hidden / "diagnostics", tree, store.finite(summary))
+                figures.write_all(hidden / "diagnostics", tree, summary)
             clock.lap("plot")
-            summary |= {
-                "curvature_fges": curvature.gradients,
-                "walltime_sec": clock.total(),
-                "timings_sec": clock.laps | {"compile": clock.compile_seconds},
-                "created_at": store.now(),
-                "provenance": provenance.summary() | {"log": lease.log},
-            }
-            store.write_json(hidden / "analysis.json", summary)
+            summary = replace(
+                summary,
+                walltime_sec=clock.total(),
+                timings_sec=clock.laps | {"compile": clock.compile_seconds},
+                created_at=time.time(),
+                provenance=Provenance(**provenance.summary(), log=lease.log),
+            )
+            store.write_json(hidden / Summary.FILE, summary.to_json())
             if config.force and store.is_done(paths.run):
                 log.info("the old run is now in %s", store.set_aside(paths.run, paths))
             if not store.publish(hidden, paths.run):
                 log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
                 return
     _index(job)
-    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary["timings_sec"].items()))
+    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.timings_sec.items()))
 
 
 _STAGES = {"target": _build, "run": _run}
@@ -339,8 +338,8 @@ def fails(job):
     """Whether a finished job counts as a failure: a run without a finite λ̂, or with strict=true one whose status is bad."""
     if job.stage == "target":
         return False
-    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
-    return found["llc_mean"] is None or (job.config.strict and found["status"] == "bad")
+    summary = Summary.read(job.directory)
+    return summary.llc_mean is None or (job.config.strict and summary.status == "bad")
 
 
 def result_line(job):
@@ -353,14 +352,6 @@ def result_line(job):
     if job.stage == "target":
         meta = store.read_json(job.directory / "meta.json", *META_KEYS)
         return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
-    found = store.read_json(job.directory / "analysis.json", *RESULT_KEYS)
-    if found["llc_mean"] is None:
-        estimate = "λ̂ = none"
-    else:
-        error = "?" if found["llc_mcse"] is None else f"{found['llc_mcse']:.2g}"
-        low, high = ("?" if bound is None else f"{bound:.5g}" for bound in found["llc_interval95"])
-        estimate = f"λ̂ = {found['llc_mean']:.5g} ± {error}  95 % [{low}, {high}]"
-    ess = "–" if found["ess"] is None else f"{found['ess']:.0f}"
-    rhat = "–" if found["rhat"] is None else f"{found['rhat']:.4f}"
-    line = f"{found['sampler']:5}  {estimate}  ESS {ess}  R-hat {rhat}  {found['status']}  {job.directory}"
-    return "\n".join([line, *(f"       {found['status']}: {reason}" for reason in found["status_reasons"])])
+    summary = Summary.read(job.directory)
+    line = f"{summary.sampler:5}  {summary.line()}  {summary.status}  {job.directory}"
+    return "\n".join([line, *(f"       {summary.status}: {reason}" for reason in summary.status_reasons)])

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 
-from lambda_hat.analysis import status
+from lambda_hat.analysis import verdict
 from lambda_hat.jobs import loggers
 
 EVERY = 30.0
@@ -106,7 +106,7 @@ class Pace:
         """Draws that will have been made when drawing stops, where the error goes on falling with their square root."""
         draw, most, target = report["draw"], report["draws"], getattr(self._sampler, "mcse_target", None)
         llc, mcse, ess = (report.get(key) or math.nan for key in ("llc", "mcse", "ess"))
-        enough = draw * max((mcse / (target * abs(llc))) ** 2, status.ESS / ess) if target else math.nan
+        enough = draw * max((mcse / (target * abs(llc))) ** 2, verdict.ESS / ess) if target else math.nan
         return min(most, max(draw, enough)) if math.isfinite(enough) else most
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lambda_hat.analysis import curves
 from lambda_hat.inspect.records import RunRecord
 from lambda_hat.system.errors import StoreError
 
@@ -57,24 +58,15 @@ def _array(trace, name):
 
 def running(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Indices of some draws, and the mean of all chains up to each of them."""
-    count = draws.llc.shape[1]
-    at = np.unique(np.geomspace(1, count, min(POINTS, count)).round().astype(int)) - 1
-    mean = np.cumsum(draws.llc.mean(0)) / np.arange(1, count + 1)
-    return at, mean[at]
+    at = curves.spaced(draws.llc.shape[1], POINTS)
+    return at, curves.running_mean(draws.llc.mean(0))[at]
 
 
 def thinned(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of some draws, and each chain at them."""
-    count = draws.llc.shape[1]
-    at = np.arange(0, count, max(1, count // CHAIN_POINTS))
-    return at, draws.llc[:, at]
+    return curves.thinned(draws.llc, CHAIN_POINTS)
 
 
 def ranks(draws: Draws) -> np.ndarray:
     """How many of each chain's draws have ranks in each of 20 (or fewer) equal parts, over what chains that agree give."""
-    count = draws.llc.shape[1]
-    bins = max(2, min(20, count // 5))
-    order = np.empty(draws.llc.size)
-    order[np.argsort(draws.llc, axis=None, kind="stable")] = np.arange(draws.llc.size)
-    part = (order.reshape(draws.llc.shape) * bins / draws.llc.size).astype(int)
-    return np.stack([np.bincount(chain, minlength=bins) for chain in part]) * bins / count
+    return curves.rank_shares(draws.llc)

@@ -231,17 +231,17 @@ class Loop:
         params = params if self.config.save_params else None
         return states, Draws(records, steps, np.asarray(seconds), params, last_good)
 
-    def run(self, tuning, states, enough=lambda excess, acceptance: False):
+    def run(self, tuning, states, enough=lambda records, acceptance: False):
         """The recorded draws: `Draws` and the final states.
 
         Arguments:
-            enough: given the excess of all draws so far `[chains, draws]` and their mean acceptance after each chunk, whether
-                to make no more.
+            enough: given the `Record` of all draws so far, of arrays `[chains, draws]`, and their mean acceptance after each
+                chunk, whether to make no more.
         """
 
         def done(parts):
-            excess = np.concatenate([part.excess for part, _ in parts], 1)
-            return enough(excess, np.mean([np.mean(step.acceptance) for _, step in parts]))
+            records = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *(part for part, _ in parts))
+            return enough(records, np.mean([np.mean(step.acceptance) for _, step in parts]))
 
         states, draws = self.advance(tuning, states, "draws", 0, self.config.draws, done, stop_broken=True)
         return draws, states

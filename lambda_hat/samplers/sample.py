@@ -66,6 +66,22 @@ class Result(NamedTuple):
     seconds: dict
 
 
+class SoFar(NamedTuple):
+    """What there is of a run while it draws.
+
+    Attributes:
+        records: `density.Record` of arrays `[chains, draws]`.
+        trace_r: tr R.
+        bias: of the draws' plain mean.
+        acceptance: mean acceptance.
+    """
+
+    records: densities.Record
+    trace_r: float
+    bias: Bias
+    acceptance: float
+
+
 def inverse_temperature(posterior, n):
     """β: as configured, else 1/log n."""
     return posterior.inverse_temperature(n)
@@ -109,9 +125,7 @@ def _laplace_potentials(loss, whitened, z):
     return jax.lax.map(potential, z)
 
 
-def sample(
-    sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda excess, acceptance: False, journal=None
-):
+def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda so_far: False, journal=None):
     """Run a sampler.
 
     Arguments:
@@ -122,7 +136,7 @@ def sample(
         n: number of pairs.
         curvature: of this loss at w0.
         log: called with a line for each phase.
-        enough: given the excess so far `[chains, draws]` and the mean acceptance, whether no more draws are wanted.
+        enough: given what there is `SoFar`, whether no more draws are wanted.
         journal: the `Journal` that the work goes on from; None = nothing is kept.
 
     Returns:
@@ -164,8 +178,10 @@ def sample(
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
 
-    def stop(excess, acceptance):
-        made, stopped = excess.shape[1], enough(excess, acceptance)
+    laplace, bias = float(whitened.shares.trace()) / 2, method.bias(settled.chosen)
+
+    def stop(records, acceptance):
+        made, stopped = records.excess.shape[1], enough(SoFar(records, 2 * laplace, bias, float(acceptance)))
         ending = ", enough for the error aimed at" if stopped and made < sampler.draws else ""
         log(f"{sampler.name}: {made}/{sampler.draws} draws{ending}", not ending)
         return stopped
@@ -178,9 +194,9 @@ def sample(
         warmup_gradients=CENTRE_GRADIENTS + trial + spent + settled.gradients,
         tuned=tuned
         | {"metric": "curvature" if chains.density.metric.whitens else "identity", "laplace_ratio": laplace_ratio},
-        bias=method.bias(settled.chosen),
+        bias=bias,
         density=chains.density,
-        laplace=float(whitened.shares.trace()) / 2,
+        laplace=laplace,
         baseline_gain=_baseline_gain(loss, whitened),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
     )

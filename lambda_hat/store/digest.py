@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 
 STAGES = {
     "target": Stage("sha256", 12, 2, ("model", "data", "training", "seed")),
-    "run": Stage("sha1", 8, 2, ("sampler", "posterior")),
+    "run": Stage("sha1", 8, 3, ("sampler", "posterior")),
 }
 
 

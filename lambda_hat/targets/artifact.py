@@ -51,6 +51,12 @@ class Target(NamedTuple):
         """Numbers that the widest layer holds for one example, inputs included."""
         return self.model.widest(self.params, self.x)
 
+    def loss_name(self, posterior):
+        """What L_n is under a posterior's configuration: analytic, cross-entropy, nll, mse, …"""
+        if self.model.potential is not None:
+            return "analytic"
+        return "cross-entropy" if np.issubdtype(self.y.dtype, np.integer) else posterior.loss
+
     def rows(self, dtype):
         """The data cut into chunks, in a precision."""
         return losses.to_rows(self.x, self.y, self.widest, dtype, len(jax.local_devices()))
@@ -125,6 +131,7 @@ def build(config, log, journal=None):
             "multiplicity": truth.multiplicity,
             "source": truth.source,
             "local": truth.local,
+            "least": None if truth.least is None else float(truth.least),
         },
         "hostname": platform.node(),
     }

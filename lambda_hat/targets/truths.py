@@ -17,12 +17,14 @@ class Truth(NamedTuple):
         multiplicity: m; None where it is not known.
         source: where the formula is from, and what it presupposes.
         local: whether it is λ at w0.
+        least: the smallest λ on the zero set around w0, where it is known; a chain that leaves w0 finds it.
     """
 
     learning_coefficient: Fraction
     multiplicity: int | None
     source: str
     local: bool = True
+    least: Fraction | None = None
 
 
 # --- λ ----------------------------------------------------------------------------------------------------------------
@@ -90,12 +92,13 @@ def two_layers(sizes, first, second, rank):
     units and p outputs: the directions that a and b fix are regular, what remains is a smaller network at zero.
     """
     (q, h, p), a, b = sizes, first, second
-    rest = deep_linear((q - a, h - a - b + rank, p - b), 0)
+    rest, least = deep_linear((q - a, h - a - b + rank, p - b), 0), deep_linear(sizes, rank).learning_coefficient
     return Truth(
         Fraction(b * q + a * p - a * b, 2) + rest.learning_coefficient,
         rest.multiplicity,
         f"two linear layers of ranks {a} and {b}, their product of rank {rank}: λ at w0 (the global one is "
-        f"{float(deep_linear(sizes, rank).learning_coefficient):g})",
+        f"{float(least):g})",
+        least=least,
     )
 
 
