@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_the_wheel_and_the_sdist_hold_every_module_every_value_and_nothing_of_th
     with zipfile.ZipFile(archives[0]) as wheel:
         names = set(wheel.namelist())
     assert modules | {f"lambda_hat/{name}" for name in values} | {"lambda_hat/py.typed"} <= names
-    assert "hydra_plugins/lambda_hat_local.py" in names
+    assert {f"hydra_plugins/{path.name}" for path in (ROOT / "slurm" / "hydra_plugins").glob("*.py")} <= names
     assert not [name for name in names if name.endswith("user.yaml") or name.startswith(("tests/", "bin/"))]
     with tarfile.open(archives[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
@@ -98,3 +99,25 @@ def test_an_installed_copy_makes_a_run_and_shows_it(installed, cache, tmp_path):
     assert run.name in _output(installed / "lambda-hat-status", cwd=tmp_path)
     assert "all are as they were published" in _output(installed / "lambda-hat-store", "verify", cwd=tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name != "runs"]
+
+
+def test_importing_the_package_costs_nothing_and_its_names_are_found_when_used(tmp_path):
+    program = "import time; t = time.perf_counter(); import lambda_hat as l; t = time.perf_counter() - t; import sys; print(t)"
+    program += "; print([m for m in ('jax', 'numpy', 'pandas', 'hydra', 'matplotlib', 'yaml') if m in sys.modules])"
+    seconds, heavy = min(_output(sys.executable, "-c", program).splitlines() for _ in range(3))
+    assert float(seconds) < 0.05 and heavy == "[]"
+    import lambda_hat
+
+    for name in lambda_hat.__all__:
+        assert getattr(lambda_hat, name) is not None and name in dir(lambda_hat)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lambda_hat.nothing
+
+
+def test_help_is_quick(tmp_path):
+    def seconds(name):
+        began = time.perf_counter()
+        _output(sys.executable, ROOT / "bin" / f"{name}.py", "--help", cwd=tmp_path)
+        return time.perf_counter() - began
+
+    assert max(min(seconds(name) for _ in range(3)) for name in COMMANDS) < 0.6

@@ -36,7 +36,7 @@ def _main(stage):
 
     def task(cfg):
         try:
-            words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            words = [str(word) for word in HydraConfig.get().overrides.task]
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
             sys.exit(launcher.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))

@@ -112,7 +112,8 @@ class TeacherData(Data):
                     "data.teacher_rank > 0 needs a linear teacher: set data.teacher_activation=identity and "
                     "model.layernorm=false, or data.teacher_rank=null."
                 )
-            limit = min([model.in_dim, model.out_dim, *(widths or getattr(model, "widths", None) or [])])
+            hidden: list[int] = widths or getattr(model, "widths", None) or []
+            limit = min([model.in_dim, model.out_dim, *hidden])
             if self.teacher_rank > limit:
                 yield f"data.teacher_rank must be ≤ {limit}, the smallest layer of the teacher; got {self.teacher_rank}."
 

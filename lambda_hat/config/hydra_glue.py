@@ -57,20 +57,18 @@ def to_config(cfg):
 
 def _refuse_unknown(cfg):
     """`+key=value` opens even a closed configuration."""
-    expected = [f.name for f in fields(Config)]
-    for name in sorted(set(cfg) - {"hydra"}):
-        if name not in expected:
-            raise ConfigError(messages.unknown(name, expected))
-        _refuse_unknown_below(name, cfg._get_node(name))
+    _refuse_unknown_in("", cfg, [f.name for f in fields(Config)], ignored=frozenset({"hydra"}))
 
 
-def _refuse_unknown_below(name, node):
-    if isinstance(node, DictConfig) and not node._is_missing() and is_dataclass(OmegaConf.get_type(node)):
-        known = [f.name for f in fields(OmegaConf.get_type(node))]
-        for key in node:
-            if key not in known:
-                raise ConfigError(messages.unknown(f"{name}.{key}", known))
-            _refuse_unknown_below(f"{name}.{key}", node._get_node(key))
+def _refuse_unknown_in(prefix, node, known, ignored=frozenset()):
+    for key in sorted(set(node) - ignored):
+        if key not in known:
+            raise ConfigError(messages.unknown(f"{prefix}{key}", known))
+        if not (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
+            child = node[key]
+            cls = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+            if cls is not None and is_dataclass(cls):
+                _refuse_unknown_in(f"{prefix}{key}.", child, [f.name for f in fields(cls)])
 
 
 def group_from_plain(group, plain):
@@ -112,11 +110,14 @@ def config_from_plain(plain):
 
 
 def _schema(cls):
+    """A dataclass as Hydra merges values into it: frozen ones come read-only, and those in them too."""
     node = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(node, None)  # frozen dataclasses come read-only, and Hydra still has to merge into them
-    for child in node._content.values() if isinstance(node, DictConfig) else ():
-        if isinstance(child, DictConfig):
-            OmegaConf.set_readonly(child, None)
+    for part in (
+        node,
+        *(node._get_node(f.name) for f in fields(cls)),
+    ):  # private: there is no other way to a missing value
+        if isinstance(part, DictConfig):
+            OmegaConf.set_readonly(part, None)
     return node
 
 

@@ -109,22 +109,26 @@ class MLP(Network):
     init: str = setting("distribution of the initial weights", choices=INITS)
 
     def hidden(self):
-        return tuple(self.widths) if self.widths is not None else self._inferred()
+        if self.widths is not None:
+            return tuple(self.widths)
+        if self.depth is None or self.target_params is None:
+            raise ValueError("widths=null needs depth and target_params")
+        return self._equal_widths(self.depth, self.target_params)
 
-    def _inferred(self):
-        """Equal hidden widths, at least 1, whose parameter count comes closest to `target_params`."""
+    def _equal_widths(self, depth: int, target: int) -> tuple[int, ...]:
+        """Equal hidden widths, at least 1, whose parameter count comes closest to a target."""
 
         def count(width):
-            layers = self.in_dim, *[width] * self.depth, self.out_dim
+            layers = self.in_dim, *[width] * depth, self.out_dim
             return count_parameters(layers, bias=self.bias, layernorm=self.layernorm)
 
         low, high = 1, 2
-        while count(high) < self.target_params:
+        while count(high) < target:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if count(middle) < self.target_params else (low, middle)
-        return (min((low, high), key=lambda width: abs(count(width) - self.target_params)),) * self.depth
+            low, high = (middle, high) if count(middle) < target else (low, middle)
+        return (min((low, high), key=lambda width: abs(count(width) - target)),) * depth
 
     def problems(self, whole):
         if self.widths is not None and self.depth not in (None, len(self.widths)):
