@@ -36,7 +36,8 @@ def _main(stage):
 
     def task(cfg):
         try:
-            words = [str(word) for word in HydraConfig.get().overrides.task]
+            task_overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+            words = [str(word) for word in task_overrides or ()]
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
             sys.exit(launcher.run_all(stage, [(lambda: cfg, words)], HydraConfig.get().launcher))
