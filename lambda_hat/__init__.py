@@ -1,6 +1,11 @@
 """Local Learning Coefficients of small neural networks. Importing this costs nothing: no JAX, no plotting."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lambda_hat.inspect.records import open_run, open_target
+    from lambda_hat.inspect.table import load_results
 
 __version__ = "0.1.0"
 
@@ -11,7 +16,7 @@ _HOMES = {
 }
 """Where the public names live; a module is imported when its name is first used."""
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "load_results", "open_run", "open_target"]
 
 
 def __getattr__(name: str):

@@ -108,6 +108,7 @@ def test_importing_the_package_costs_nothing_and_its_names_are_found_when_used(t
     assert float(seconds) < 0.05 and heavy == "[]"
     import lambda_hat
 
+    assert set(lambda_hat.__all__) >= {"load_results", "open_run", "open_target", "__version__"}
     for name in lambda_hat.__all__:
         assert getattr(lambda_hat, name) is not None and name in dir(lambda_hat)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -91,7 +91,7 @@ def run(act: Callable[[], int | None]) -> NoReturn:
     except SystemExit as stop:
         code = stop.code or 0
     if not isinstance(code, int):
-        print(code, file=sys.stderr)
+        print(printable(str(code)), file=sys.stderr)
         code = 1
     sys.exit(finish(code))
 
