@@ -136,10 +136,10 @@ def describe(target):
     """A target with a known λ in a few words, from its config.yaml."""
     model, data = target["model"], target["data"]
     kind = model["kind"]
-    if kind == "quadratic":
-        return f"quadratic {model['dim']}"
-    if kind in ("normal_crossing", "monomial"):
-        return f"{kind.split('_')[-1]} {','.join(f'{power:g}' for power in model['powers'])}"
+    if kind not in ("mlp", "deep_linear"):
+        size = [model[key] for key in ("dim", "powers") if key in model]
+        others = [value for key, value in model.items() if key != "kind" and value is not None]
+        return " ".join([kind.split("_")[-1], *map(_short, size or others)])
     sizes = "-".join(str(size) for size in (model["in_dim"], *model["widths"], model["out_dim"]))
     name = "tanh" if kind == "mlp" else "linear"
     words = [f"{name} {sizes}", f"rank {data['teacher_rank']}"]
@@ -148,6 +148,12 @@ def describe(target):
     if data["noise_model"] != "none":
         words.append("noisy")
     return " ".join(words)
+
+
+def _short(value):
+    if isinstance(value, list):
+        return ",".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -51,11 +51,9 @@ def _pair(title, group, keys, settings, differing):
         for key in keys
         if key.partition(".")[0] == group and key not in differing and key != kind
     ]
-    if not parts:
-        return []
     if title == group and settings.get(kind) and kind not in differing:
         title = f"{group}={setting(settings[kind])}"
-    return [(title, " ".join(parts))]
+    return [(title, " ".join(parts))] if parts or title == f"{group}={settings.get(kind)}" else []
 
 
 def wrapped(pairs: Sequence[tuple[str, str]]) -> list[str]:
