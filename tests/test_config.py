@@ -143,3 +143,17 @@ def test_every_lower_bound_refuses_what_is_just_below_and_takes_what_is_on_it(cl
     assert refused(bound) is (gt is not None)
     assert refused(bound - 1)
     assert not refused(math.nextafter(bound, math.inf) if gt is not None else bound)
+
+
+def test_help_of_a_group_explains_every_setting_and_every_kind(command):
+    for group, kinds in configs.KINDS.items():
+        text = " ".join(command("sample", "--help", group).out.split())
+        for cls in kinds.values():
+            assert cls.__doc__.splitlines()[0] in text
+            for f in dataclasses.fields(cls):
+                assert f"{group}.{f.name} " in text and f.metadata["meaning"] in text.replace("- ", "-"), f.name
+    assert "runtime.platform where JAX computes; auto = a GPU if there is one (one of auto, cpu, gpu)" in " ".join(
+        command("sample", "--help", "runtime").out.split()
+    )
+    outcome = command("sample", "--help", "smpler")
+    assert outcome.code == 1 and outcome.err.endswith("Did you mean sampler?\n")

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 from functools import partial
 from typing import NoReturn
 
@@ -11,7 +12,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from lambda_hat.config import hydra_glue, launcher, messages, options, overrides
+from lambda_hat.config import KINDS, Resources, Runtime, Store, hydra_glue, launcher, messages, options, overrides
+from lambda_hat.config.fields import explain
 from lambda_hat.config.options import conf_directory
 from lambda_hat.system import stopping, terminal
 from lambda_hat.system.errors import ConfigError, Stopped, UserError
@@ -25,8 +27,8 @@ def main(stage: str) -> NoReturn:
 
 
 def _main(stage):
-    if sys.argv[1:] in (["--help"], ["-h"]):
-        print(_help())
+    if sys.argv[1:2] in (["--help"], ["-h"]) and len(sys.argv) < 4:
+        print(help_of_group(sys.argv[2]) if sys.argv[2:] else _help())
         return
     logging.raiseExceptions = False  # work goes on where nobody reads its messages any more (`| head`)
     stopping.remember()
@@ -81,3 +83,21 @@ def _help():
     for name in ("sample", "build_target"):
         lines = lines.replace(f"python bin/{name}.py", terminal.program(name))
     return lines
+
+
+def help_of_group(group: str) -> str:
+    """What a group's settings are: of every kind in it, with types, ranges and meanings.
+
+    Arguments:
+        group: such as `model`, `sampler`, `runtime`.
+    """
+    parts = {name: {name: cls} for name, cls in (("store", Store), ("runtime", Runtime), ("resources", Resources))}
+    parts |= KINDS
+    if group not in parts:
+        sys.exit(messages.unknown_group(group, sorted(parts)))
+    lines = [f"{group}: {', '.join(options.options(group))}"] if group in KINDS else []
+    for kind, cls in parts[group].items():
+        lines += ["", f"{kind}: {(cls.__doc__ or '').splitlines()[0]}"]
+        for name, expected, meaning in explain(group, cls):
+            lines += [f"  {name}", textwrap.indent(textwrap.fill(f"{meaning} ({expected})", 96), "      ")]
+    return "\n".join(lines).strip()

@@ -75,6 +75,21 @@ type_hints = cache(get_type_hints)
 """The annotations of a dataclass by field, evaluated."""
 
 
+def explain(key: str, cls: type) -> Iterator[tuple[str, str, str]]:
+    """The settings of a dataclass: their dotted names, their types with ranges, and their meanings."""
+    for f in fields(cls):
+        hint, name = type_hints(cls)[f.name], f"{key}.{f.name}" if key else f.name
+        if is_dataclass(hint):
+            yield from explain(name, hint)
+            continue
+        if f.metadata["choices"] is None:
+            expected = f"{describe_type(hint)} {_expected(f.metadata)}".rstrip()
+        else:
+            expected = _expected(f.metadata)
+        nullable = type(None) in get_args(hint)
+        yield name, expected + (", or null" if nullable else ""), f.metadata["meaning"]
+
+
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
@@ -134,14 +149,14 @@ def _in_range(value, limits):
 
 
 def _out_of_range(key, value, f):
-    limits = f.metadata
+    return f"{key} must be {_expected(f.metadata) or 'a finite number'}; got {value!r} ({f.metadata['meaning']})."
+
+
+def _expected(limits):
     if limits["choices"] is not None:
-        expected = "one of " + ", ".join(limits["choices"])
-    else:
-        signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
-        bounds = [f"{sign} {_short(limits[name])}" for name, sign in signs if limits[name] is not None]
-        expected = " and ".join(bounds) or "a finite number"
-    return f"{key} must be {expected}; got {value!r} ({limits['meaning']})."
+        return "one of " + ", ".join(limits["choices"])
+    signs = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+    return " and ".join(f"{sign} {_short(limits[name])}" for name, sign in signs if limits[name] is not None)
 
 
 def _short(number):

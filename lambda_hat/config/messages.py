@@ -91,6 +91,11 @@ def _unreadable(word):
     return f"{word!r} is not a setting: write key=value, or group=option, with no space around the =."
 
 
+def unknown_group(group, groups):
+    """The sentence for a group that does not exist."""
+    return f"{group}: there is no such group; expected one of {', '.join(groups)}.{_near(group, groups)}"
+
+
 def unknown(key, siblings):
     """The sentence for a setting that does not exist beside those that do."""
     group, dot, name = str(key).rpartition(".")
