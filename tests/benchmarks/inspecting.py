@@ -40,7 +40,7 @@ def copy(run, seed):
         if path.is_file() and path.name not in ("analysis.json", "config.yaml", store.SUMS):
             os.link(path, made / path.relative_to(run))
     analysis = json.loads((run / "analysis.json").read_text())
-    analysis["sampler_config"]["seed"] = seed
+    analysis["sampler_config"]["seed"], analysis["run_id"] = seed, name
     store.write_json(made / "analysis.json", analysis)
     store.write_config(made, config)
     changed = {name: store.sha256(made / name) for name in ("analysis.json", "config.yaml")}
