@@ -100,13 +100,14 @@ def start(cache):
 
 @pytest.fixture(scope="session")
 def finish():
-    """`finish(process)`: wait for it, at most a minute."""
+    """`finish(process)`: wait for it, at most three minutes."""
 
     def finished(process):
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.communicate()
             raise
         return Outcome(process.returncode, out, err)
 
