@@ -67,7 +67,15 @@ class Target(NamedTuple):
         So that what was compiled for one serves the others.
         """
         classes = bool(np.issubdtype(self.y.dtype, np.integer))
-        key = (repr(self.meta["model_cfg"]), classes, posterior.loss, self.noise_scale, posterior.student_t_df)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(self.params)]
+        key = (
+            self.model.key,
+            str((jax.tree.structure(self.params), shapes)),
+            classes,
+            posterior.loss,
+            self.noise_scale,
+            posterior.student_t_df,
+        )
         if key not in _LOSSES:
             if len(_LOSSES) == MOST_LOSSES:
                 _LOSSES.clear()

@@ -52,7 +52,7 @@ class Source(ABC):
 
     @abstractmethod
     def draw(self, model: models.Model, seed: int) -> Data:
-        """The pairs for a model that is not analytic.
+        """The pairs for a network.
 
         Raises:
             ConfigError: where they do not fit the model.
@@ -65,14 +65,14 @@ def source(config: Any) -> Source:
 
 
 def build(config: Any, model: models.Model, seed: int) -> Data:
-    """Draw the data set of a configuration; an analytic model has no use for more than the number of pairs.
+    """Draw the data set of a configuration; a loss of the weights alone has no use for more than the number of pairs.
 
     Arguments:
         config: the data configuration.
         model: for dimensions, and for the teacher where it is to be like the model.
         seed: the target's seed.
     """
-    if isinstance(model, models.Analytic):
+    if isinstance(model, models.Potential):
         return Data(np.zeros((config.n_data, 0)), np.zeros((config.n_data, 0)))
     return source(config).draw(model, seed)
 

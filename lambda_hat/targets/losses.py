@@ -24,8 +24,8 @@ class Rows(NamedTuple):
     """The data set in one precision, padded with rows of weight zero to whole chunks.
 
     Attributes:
-        x: inputs `[chunks, rows, d]`.
-        y: labels `[chunks, rows, d_out]`, or class numbers `[chunks, rows]`.
+        x: inputs `[chunks, rows, …]`.
+        y: labels `[chunks, rows, …]`, or class numbers `[chunks, rows, …]`.
         weight: 1/n for a pair, 0 for padding, `[chunks, rows]`.
     """
 
@@ -70,7 +70,9 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
     _, unravel = ravel_pytree(params)
     if model.potential is not None:
         return Loss(None, None, lambda w: model.potential(_cast(unravel, w)), unravel, 1.0)
-    if np.issubdtype(np.asarray(y).dtype, np.integer):
+    if model.pair is not None:
+        pair, scale = model.pair, 1.0
+    elif np.issubdtype(np.asarray(y).dtype, np.integer):
         pair, scale = _cross_entropy, 1.0
     else:
         pair = {
@@ -91,25 +93,27 @@ def _cast(unravel, w):
 
 
 def _of_residual(pair):
-    return lambda outputs, y: pair(outputs - y)
+    return lambda outputs, y: pair((outputs - y).reshape(len(y), -1))
 
 
 def _cross_entropy(logits, y):
-    return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, y[:, None], -1)[:, 0]
+    """−log of the labels' probability `[b]`, that of several positions in one example being the product of theirs."""
+    each = jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, y[..., None], -1)[..., 0]
+    return jnp.sum(each.reshape(len(y), -1), -1)
 
 
 def to_rows(x, y, widest, dtype, multiple=1):
     """Cut a data set into chunks whose activations fit a core's cache.
 
     Arguments:
-        x: inputs `[n, d]`; with d = 0 (an analytic model) there is one empty chunk.
+        x: inputs `[n, …]`, integers kept as they are; where they are empty (an analytic model) there is one empty chunk.
         y: labels.
         widest: units of the model's widest layer.
         dtype: precision of inputs and real labels.
         multiple: the number of chunks is a multiple of this where there is more than one.
     """
     n = len(x)
-    if x.shape[1] == 0:
+    if x.size == 0:
         return Rows(jnp.zeros((1, 1, 0), dtype), jnp.zeros((1, 1, 0), dtype), jnp.ones((1, 1), dtype))
     budget = CHUNK_BYTES if jax.default_backend() == "cpu" else GPU_CHUNK_BYTES
     size = min(n, max(64, budget // (widest * np.dtype(dtype).itemsize)))
@@ -123,9 +127,8 @@ def to_rows(x, y, widest, dtype, multiple=1):
         return jnp.asarray(padded.reshape(chunks, size, *array.shape[1:]), dtype)
 
     weight = np.where(np.arange(chunks * size) < n, 1 / n, 0.0).reshape(chunks, size)
-    return Rows(
-        cut(x, dtype), cut(y, y.dtype if np.issubdtype(y.dtype, np.integer) else dtype), jnp.asarray(weight, dtype)
-    )
+    x, y = (cut(array, array.dtype if np.issubdtype(array.dtype, np.integer) else dtype) for array in (x, y))
+    return Rows(x, y, jnp.asarray(weight, dtype))
 
 
 def deal(rows, parts):

@@ -1,11 +1,12 @@
 """Models: how parameters are drawn, what is computed from them, and where λ is known.
 
-A network is a subclass of `Network` with `init` and `apply`, a function of the weights alone one of `Analytic` with `potential`,
+A network is a subclass of `Network` with `init` and `apply`, a function of the weights alone one of `Analytic` with `loss`,
 `truth` and `finite`; `_BUILDERS` says which configuration is built by which.
 """
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +64,11 @@ class Model(ABC):
     def finite(self, nbeta: float, gamma: float) -> float | None:
         """λ̂ of the exact posterior at finite (nβ, γ), or None where there is no formula."""
 
+    @property
+    def key(self) -> Hashable:
+        """What is the same for two models that compute the same: the programs compiled for one then serve the other."""
+        return repr(self)
+
     def widest(self, params: Params, x: np.ndarray) -> int:
         """Numbers that the largest intermediate array holds for one example of `x` `[n, …]`, which chunks are cut by."""
         return max(1, *x.shape[1:])
@@ -73,9 +79,11 @@ class Network(Model):
 
     Attributes:
         in_dim: number of inputs, which generated data are drawn for; None where only the data tell.
+        pair: outputs, labels → loss of each example `[n]`, where the network brings a loss of its own; else None.
     """
 
     in_dim: int | None = None
+    pair: Callable[[Array, Array], Float[Array, " n"]] | None = None
 
     @abstractmethod
     def apply(self, params: Params, x: Array) -> Array:
@@ -117,8 +125,16 @@ def _sizes(jaxpr):
             yield from _sizes(inner)
 
 
-class Analytic(Model):
-    """A loss L(w) of the weights alone, with its minimum at the origin, where it starts.
+class Potential(Model):
+    """A loss L(w) of the parameters alone: no data but n."""
+
+    @abstractmethod
+    def potential(self, params: Params) -> Float[Array, ""]:
+        """L(w), in the precision of the parameters."""
+
+
+class Analytic(Potential):
+    """A loss of one vector w with its minimum at the origin, where it starts, and a known λ there.
 
     Attributes:
         dim: number of parameters.
@@ -126,16 +142,15 @@ class Analytic(Model):
 
     dim: int
 
-    def init(self, key):
-        return {"w": jnp.zeros(self.dim, jnp.float64)}
-
-    def potential(self, params: Params) -> Float[Array, ""]:
-        """L(w)."""
-        return self.loss(params["w"])
-
     @abstractmethod
     def loss(self, w: Float[Array, " dim"]) -> Float[Array, ""]:
         """L(w), in the precision of w."""
+
+    def init(self, key):
+        return {"w": jnp.zeros(self.dim, jnp.float64)}
+
+    def potential(self, params):
+        return self.loss(params["w"])
 
 
 def build(config: Any) -> Model:
