@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lambda_hat.inspect.records import open_run, open_target
     from lambda_hat.inspect.table import load_results
+    from lambda_hat.jobs.estimate import estimate
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "estimate": ("lambda_hat.jobs.estimate", "estimate"),
     "load_results": ("lambda_hat.inspect.table", "load_results"),
     "open_run": ("lambda_hat.inspect.records", "open_run"),
     "open_target": ("lambda_hat.inspect.records", "open_target"),
 }
 """Where the public names live; a module is imported when its name is first used."""
 
-__all__ = ["__version__", "load_results", "open_run", "open_target"]
+__all__ = ["__version__", "estimate", "load_results", "open_run", "open_target"]
 
 
 def __getattr__(name: str):

@@ -40,9 +40,7 @@ def of(error):
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = [name for name in error.options if not name.startswith("_")]
-        return (
-            f"{group}={option}: there is no such option; expected one of {', '.join(options)}.{_near(option, options)}"
-        )
+        return unknown_option(group, option, options)
     if isinstance(error, UserError):
         return str(error)
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
@@ -94,6 +92,11 @@ def _unreadable(word):
 def unknown_group(group, groups):
     """The sentence for a group that does not exist."""
     return f"{group}: there is no such group; expected one of {', '.join(groups)}.{_near(group, groups)}"
+
+
+def unknown_option(group, option, options):
+    """The sentence for an option that a group does not have."""
+    return f"{group}={option}: there is no such option; expected one of {', '.join(options)}.{_near(option, options)}"
 
 
 def unknown(key, siblings):

@@ -67,15 +67,9 @@ class Target(NamedTuple):
         So that what was compiled for one serves the others.
         """
         classes = bool(np.issubdtype(self.y.dtype, np.integer))
-        shapes = [leaf.shape for leaf in jax.tree.leaves(self.params)]
-        key = (
-            self.model.key,
-            str((jax.tree.structure(self.params), shapes)),
-            classes,
-            posterior.loss,
-            self.noise_scale,
-            posterior.student_t_df,
-        )
+        structure = str((jax.tree.structure(self.params), [leaf.shape for leaf in jax.tree.leaves(self.params)]))
+        likelihood = classes, posterior.loss, self.noise_scale, posterior.student_t_df
+        key = (self.model.key, structure, *likelihood)
         if key not in _LOSSES:
             if len(_LOSSES) == MOST_LOSSES:
                 _LOSSES.clear()
@@ -182,6 +176,22 @@ def read(directory, model_config, data_config):
     return Target(model, params, data["X"], data["Y"], noise_scale, meta)
 
 
+def in_memory(model, params, x, y, noise_scale):
+    """The `Target` of a model at parameters that are w0 as they are, of which nothing is written."""
+    p = sum(leaf.size for leaf in jax.tree.leaves(params))
+    meta = {"target_id": "", "dims": {"n": len(x), "p": p}, "truth": None}
+    return Target(model, params, x, y, noise_scale, meta)
+
+
+def curvature_at(target, posterior):
+    """The curvature of the posterior's loss at w0, as whoever reads it from a file has it."""
+    dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
+    arrays = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0).to_arrays()
+    if "eigenvectors" in arrays:  # they whiten, and need no more
+        arrays["eigenvectors"] = arrays["eigenvectors"].astype(np.float32)
+    return curvatures.from_arrays(arrays)
+
+
 def curvature(directory, target, posterior, scratch):
     """The curvature of the posterior's loss at w0: computed once, kept with the target.
 
@@ -195,14 +205,11 @@ def curvature(directory, target, posterior, scratch):
     path, hidden = Path(directory) / f"curvature_{name}.npz", Path(scratch) / "curvature.npz"
     if os.path.lexists(path):
         return curvatures.from_arrays(store.read_sealed_arrays(path))
-    dtype = np.float64 if len(target.w0) <= curvatures.DENSE_LIMIT else np.float32
-    kept = curvatures.at(target.loss(posterior), target.rows(dtype), target.w0, seed=0).to_arrays()
-    if "eigenvectors" in kept:  # they whiten, and need no more
-        kept["eigenvectors"] = kept["eigenvectors"].astype(np.float32)
+    made = curvature_at(target, posterior)
     hidden.parent.mkdir(exist_ok=True)
     with open(hidden, "wb") as file:
-        store.write_sealed_arrays(file, kept)
+        store.write_sealed_arrays(file, made.to_arrays())
         file.flush()
         os.fsync(file.fileno())
     os.replace(hidden, path)
-    return curvatures.from_arrays(kept)  # the same as whoever reads it will have
+    return made
