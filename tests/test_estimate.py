@@ -137,6 +137,7 @@ REFUSED = [
     ({"noise_scale": 0.1, "draws": "many"}, "draws must be a whole number"),
     ({"noise_scale": 0.1, "sampler": "hcm"}, "expected one of .*Did you mean hmc"),
     ({"noise_scale": 0.1, "gamma": 1.0, "prior_radius": 1.0}, "give one of them"),
+    ({"noise_scale": 0.1, "beta": 1.0, "nbeta": 1.0}, "both set β; give one"),
     ({"noise_scale": 0.1, "loss": "mse"}, "noise_scale has no use with loss=mse"),
     ({"noise_scale": 0.1, "x": X[:10]}, "equally long; got 10 inputs and 500"),
     ({"noise_scale": 0.1, "y": np.where(Y > 0, Y, np.nan)}, r"y must be finite; y\[\d+\] is nan"),
@@ -153,7 +154,8 @@ REFUSED = [
     ({"noise_scale": 0.1, "apply": lambda w, x: jnp.sum(x @ w)}, "one row for each example; got shape"),
     ({"noise_scale": 0.1, "apply": lambda w, x: jnp.log(x @ w)}, "finite at w0"),
     ({"noise_scale": 0.1, "apply": lambda w, x: None}, "must return an array of outputs; got NoneType"),
-    ({"noise_scale": 0.1, "sampler": "sgld", "batch_size": 501}, "batch_size must be ≤ n = 500"),
+    ({"noise_scale": 0.1, "sampler": "sgld", "batch_size": 501}, "batch_size must be ≤ data.n_data=500"),
+    ({"noise_scale": 0.1, "sampler": "sgld", "precond": "adam", "metric": "curvature"}, "set sampler.metric=identity"),
     ({"log_likelihood": lambda f, y: jnp.sum(f - y)}, "one number for each example"),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -209,7 +210,7 @@ def estimate(
             )
         else:
             target = _of_network(apply, params, x, y, chosen.posterior, noise_scale, log_likelihood)
-        _check_sizes(chosen, target)
+        _check_fit(chosen, target)
         curvature = artifact.curvature_at(target, chosen.posterior)
         made = estimation.estimate_llc(
             target, curvature, chosen, log=lambda line, frequent=False: log.info(line), report=lambda **_: None
@@ -242,8 +243,9 @@ def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
     for name in given:
         if not any(name in names for names in groups.values()):
             raise ConfigError(messages.unknown(name, [name for names in groups.values() for name in names]))
-    if "gamma" in given and "prior_radius" in given:
-        raise ConfigError("gamma and prior_radius both set the localization (γ = p/r²); give one of them.")
+    for one, other, what in (("gamma", "prior_radius", "γ"), ("beta", "nbeta", "β")):
+        if one in given and other in given:
+            raise ConfigError(f"{one} and {other} both set {what}; give one of them.")
     made = {}
     for group, names in groups.items():
         chosen = {name: value for name, value in given.items() if name in names}
@@ -261,15 +263,21 @@ def _defaults(sampler: str) -> estimation.Settings:
     return estimation.Settings(composed.posterior, composed.sampler)
 
 
-def _check_sizes(settings, target):
-    """Settings that do not fit this many data or parameters."""
-    batch = getattr(settings.sampler, "batch_size", None)
-    if batch is not None and batch > target.meta["dims"]["n"]:
-        raise ConfigError(f"batch_size must be ≤ n = {target.meta['dims']['n']}; got {batch}.")
+def _check_fit(settings, target):
+    """Refuse settings that do not fit each other, or this many data or parameters."""
+    whole = SimpleNamespace(
+        model=None,
+        data=SimpleNamespace(n_data=target.meta["dims"]["n"]),
+        posterior=settings.posterior,
+        sampler=settings.sampler,
+    )
+    problems = [*settings.posterior.problems(whole), *settings.sampler.problems(whole)]
     if isinstance(settings.sampler, configs.MCLMC) and target.meta["dims"]["p"] == 1:
-        raise ConfigError(
-            "sampler='mclmc' needs at least 2 parameters (its momentum is a direction); use 'hmc' for one."
+        problems.append(
+            "sampler=mclmc needs at least 2 parameters (its momentum is a direction); use sampler=hmc for one."
         )
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @contextmanager
