@@ -40,7 +40,7 @@ def test_the_noise_scale_of_the_residuals_is_recorded():
     residual = REGRESSION.y[:, 0] - REGRESSION.x @ REGRESSION.problem.w0
     sigma = np.sqrt(np.mean(residual**2))
     est = on_regression(noise_scale="residual", sampler="laplace", draws=8)
-    assert est.summary["noise_scale"] == pytest.approx(sigma, rel=1e-9)
+    assert est.noise_scale == pytest.approx(sigma, rel=1e-9)
     assert est.llc == pytest.approx(on_regression(noise_scale=sigma, sampler="laplace", draws=8).llc, rel=1e-5)
 
 
@@ -55,7 +55,7 @@ def test_a_potential_of_a_pytree_with_odd_names():
     est = lambda_hat.estimate(potential=potential, params=params, n=1000, gamma=5.0, **QUICK)
     nbeta, h = 1000 / np.log(1000), np.array([3.0, 3.0, 0.5, 0.01, 20.0])
     assert est.llc == pytest.approx(0.5 * np.sum(nbeta * h / (nbeta * h + 5)), abs=5 * est.mcse)
-    assert est.summary["p"] == 5
+    assert est.summary.p == 5
 
 
 def test_a_convolution_has_its_exact_value():
@@ -72,8 +72,8 @@ def test_a_convolution_has_its_exact_value():
     h = np.repeat(np.linalg.eigvalsh(patches.T @ patches / 60 / 0.5**2), 2)  # of either output channel
     nbeta = 60 / np.log(60)
     est = lambda_hat.estimate(convolution, {"conv": {"kernel": kernel}}, x, y, noise_scale=0.5, gamma=50.0, **QUICK)
-    assert est.summary["p"] == 8
-    assert est.summary["L0"] == pytest.approx(0, abs=1e-9)
+    assert est.summary.p == 8
+    assert est.summary.L0 == pytest.approx(0, abs=1e-9)
     assert est.llc == pytest.approx(0.5 * np.sum(nbeta * h / (nbeta * h + 50)), abs=5 * est.mcse)
 
 
@@ -82,7 +82,7 @@ def test_labels_of_several_positions_add_up():
     x = np.arange(20).reshape(10, 2) % 3
     y = (x + 1) % 3
     est = lambda_hat.estimate(lambda w, x: w[x], np.zeros((3, 3)), x, y, sampler="laplace", draws=8)
-    assert est.summary["L0"] == pytest.approx(2 * np.log(3), rel=1e-6)
+    assert est.summary.L0 == pytest.approx(2 * np.log(3), rel=1e-6)
 
 
 def test_a_likelihood_of_the_callers_own():
@@ -104,7 +104,7 @@ def test_the_command_lines_number_on_the_same_network():
     est = lambda_hat.estimate(
         target.model.apply, target.params, target.x, target.y, noise_scale=0.1, draws=30, warmup=30, mcse_target=None
     )
-    assert est.llc == pytest.approx(made.summary["llc_mean"], rel=1e-9)
+    assert est.llc == pytest.approx(made.summary.llc_mean, rel=1e-9)
 
 
 def test_the_callers_jax_settings_stay():

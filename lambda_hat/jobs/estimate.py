@@ -6,22 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import hydra
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Num
 
 from lambda_hat import config as configs
 from lambda_hat.analysis import estimation
+from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import conf_directory, options
-from lambda_hat.store import finite, plain
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom
 from lambda_hat.targets.models import Params
@@ -34,53 +35,54 @@ class Estimate:
     """λ̂ and how far to believe it; shown as a table in a notebook.
 
     Attributes:
-        summary: the whole record: what analysis.json holds for a run of the command line.
+        summary: the whole record, as analysis.json of a run of the command line.
         trace: every recorded draw, as an `xarray.DataTree` with groups `posterior` (`llc`, `L`) and `sample_stats`.
+        noise_scale: σ of real-valued labels; None where the loss has none.
     """
 
-    summary: dict[str, Any]
+    summary: Summary
     trace: xr.DataTree
+    noise_scale: float | None
 
     @property
     def llc(self) -> float | None:
         """λ̂, the best estimate."""
-        return self.summary["llc_mean"]
+        return self.summary.llc_mean
 
     @property
     def mcse(self) -> float | None:
         """Monte Carlo standard error of λ̂."""
-        return self.summary["llc_mcse"]
+        return self.summary.llc_mcse
 
     @property
     def interval95(self) -> tuple[float | None, float | None]:
         """The interval that is meant to hold the exact posterior's λ̂ 95 times in 100."""
-        low, high = self.summary["llc_interval95"]
-        return low, high
+        return self.summary.llc_interval95
 
     @property
     def status(self) -> str:
         """`ok`, `warn` or `bad`."""
-        return self.summary["status"]
+        return self.summary.status
 
     @property
     def reasons(self) -> list[str]:
         """Why the status is not ok, a sentence each."""
-        return list(self.summary["status_reasons"])
+        return list(self.summary.status_reasons)
 
     @property
     def ess(self) -> float | None:
         """Effective sample size of the draws of L_n."""
-        return self.summary["ess"]
+        return self.summary.ess
 
     @property
     def rhat(self) -> float | None:
         """R-hat of the draws of L_n; 1.01 and less is converged."""
-        return self.summary["rhat"]
+        return self.summary.rhat
 
     @property
     def gradients(self) -> float:
         """Work in full-data gradients over all chains, warm-up and curvature included."""
-        return self.summary["total_fges"]
+        return self.summary.total_fges
 
     @property
     def idata(self) -> Any:
@@ -89,13 +91,14 @@ class Estimate:
             return self.trace
         import arviz as az
 
-        return az.InferenceData(**{name: group.to_dataset() for name, group in self.trace.children.items()})
+        groups: dict[str, Any] = {name: group.to_dataset() for name, group in self.trace.children.items()}
+        return az.InferenceData(**groups)
 
     def plot(self) -> Any:
         """A matplotlib figure: the chains' draws of nβ(L_n(w) − L_n(w0)), and the running λ̂ with its interval."""
         import matplotlib.pyplot as plt
 
-        draws = self.trace["posterior"]["llc"].values
+        draws = self.trace["posterior"].to_dataset()["llc"].to_numpy()
         count = np.arange(1, draws.shape[1] + 1)
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
         for chain in draws:
@@ -118,7 +121,7 @@ class Estimate:
         )
 
     def _repr_html_(self):
-        low, high = self.interval95
+        (low, high), estimand = self.interval95, self.summary.estimand
         rows = {
             "λ̂": f"{_text(self.llc, '.5g')} ± {_text(self.mcse, '.2g')}",
             "95 %": f"[{_text(low, '.5g')}, {_text(high, '.5g')}]",
@@ -126,8 +129,7 @@ class Estimate:
             "ESS": _text(self.ess, ".0f"),
             "R-hat": _text(self.rhat, ".4f"),
             "gradients": _text(self.gradients, ".0f"),
-            "estimand": f"n = {self.summary['n']}, β = {self.summary['beta']:.4g}, γ = {self.summary['gamma']:g}, "
-            f"{self.summary['loss']}",
+            "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
         }
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
         return f"<table>{cells}</table>"
@@ -167,7 +169,7 @@ def estimate(
         y: labels: integers are classes (cross-entropy, summed over positions where an example has several), floats a regression.
         loss: what L_n is the mean of, for real-valued labels: `nll` (|outputs − y|²/2σ²), `mse` (|outputs − y|²) or `student_t`.
         noise_scale: σ of `nll` and `student_t`, in units of y. It sets the temperature and λ̂ depends on it, so there is no default:
-            a number, or `"residual"` for σ² = the mean squared residual at w0, which `summary["noise_scale"]` records.
+            a number, or `"residual"` for σ² = the mean squared residual at w0, which the estimate's `noise_scale` records.
         sampler: `hmc`, `mclmc`, `sgld`, or `laplace` (the Gaussian approximation: instant, no error bar).
         gamma: localization γ, in units of 1/w². 100 keeps a trained network near w0; singular models whose λ is known take 1 or
             less.
@@ -177,7 +179,8 @@ def estimate(
         potential: parameters → L(w) itself, in place of apply, x and y; needs `n`.
         n: number of data that `potential` is the mean loss of.
         settings: settings of sampler and posterior by name, such as draws (1000), warmup (100), chains (4), mcse_target (0.005:
-            drawing stops at this error relative to λ̂), prior_radius (r, for γ = p/r²). What is not given has conf/'s value.
+            drawing stops at this error relative to λ̂), prior_radius (r, for γ = p/r²). What is not given has conf/'s value;
+            None is null there (mcse_target=None: all draws are made).
 
     Returns:
         `Estimate`.
@@ -202,7 +205,8 @@ def estimate(
         Hitchcock, Hoogland, arXiv 2507.21449.
     """
     began = time.perf_counter()
-    chosen = _settings(sampler, {"gamma": gamma, "beta": beta, "loss": loss} | settings | {"seed": seed})
+    named = {name: value for name, value in {"gamma": gamma, "beta": beta, "loss": loss}.items() if value is not None}
+    chosen = _settings(sampler, {"seed": seed} | named | settings)
     with _float64():
         if potential is not None:
             target = _of_potential(
@@ -213,22 +217,24 @@ def estimate(
         _check_fit(chosen, target)
         curvature = artifact.curvature_at(target, chosen.posterior)
         made = estimation.estimate_llc(
-            target, curvature, chosen, log=lambda line, frequent=False: log.info(line), report=lambda **_: None
+            target,
+            curvature,
+            chosen,
+            log=lambda line, frequent=False: log.info(line),
+            report=lambda **_: None,
+            identity={"target_id": "", "run_id": ""},
         )
-    summary = finite(plain(made.summary))
-    summary |= {
-        "noise_scale": target.noise_scale,
-        "walltime_sec": time.perf_counter() - began,
-        "timings_sec": made.seconds,
-    }
-    return Estimate(summary, made.trace)
+    summary = replace(
+        made.summary, walltime_sec=time.perf_counter() - began, timings_sec=made.seconds, created_at=time.time()
+    )
+    return Estimate(summary, made.trace, target.noise_scale)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
-    """conf/'s posterior and sampler with the settings that are given; None stands for conf/'s value.
+    """conf/'s posterior and sampler with the settings that are given; None is null, as in conf/.
 
     Raises:
         ConfigError: for a sampler or a setting that does not exist, or a value that cannot be.
@@ -239,12 +245,11 @@ def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
     groups = {
         name: [f.name for f in fields(getattr(defaults, name)) if f.name != "name"] for name in ("posterior", "sampler")
     }
-    given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if not any(name in names for names in groups.values()):
             raise ConfigError(messages.unknown(name, [name for names in groups.values() for name in names]))
     for one, other, what in (("gamma", "prior_radius", "γ"), ("beta", "nbeta", "β")):
-        if one in given and other in given:
+        if given.get(one) is not None and given.get(other) is not None:
             raise ConfigError(f"{one} and {other} both set {what}; give one of them.")
     made = {}
     for group, names in groups.items():
@@ -296,11 +301,11 @@ def _of_network(apply, params, x, y, posterior, noise_scale, log_likelihood) -> 
             raise ConfigError(f"{name} is missing: give apply, params, x and y, or potential, params and n.")
     x, y = custom.check_arrays(x, y)
     network = custom.CustomNetwork(apply, lambda key: params)
-    w0 = network.init(None)
+    w0 = custom.as_float64(params, "params")
     shape = custom.check_network(network, w0, x)
     if log_likelihood is None:
         y = custom.fit_labels(y, shape if len(shape) > 1 else (*shape, 1))
-        sigma = custom.noise_scale(noise_scale, posterior.loss, y, lambda: network.apply(w0, x))
+        sigma = custom.noise_scale(noise_scale, posterior.loss, y, lambda: network.apply(w0, jnp.asarray(x)))
     else:
         if noise_scale is not None:
             raise ConfigError(
@@ -323,7 +328,7 @@ def _of_potential(potential, params, n, others) -> artifact.Target:
             f"potential needs n ≥ 2, the number of data that it is the mean loss of (nβ is n/log n); got {n}."
         )
     model = custom.CustomPotential(potential, params)
-    w0 = model.init(None)
+    w0 = custom.as_float64(params, "params")
     custom.check_potential(potential, w0)
     empty = np.zeros((n, 0))
     return artifact.in_memory(model, w0, empty, empty, None)

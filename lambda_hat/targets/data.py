@@ -51,7 +51,7 @@ class Source(ABC):
         """σ of real-valued labels as the likelihood takes it; None for class numbers."""
 
     @abstractmethod
-    def draw(self, model: models.Model, seed: int) -> Data:
+    def draw(self, model: models.Network, seed: int) -> Data:
         """The pairs for a network.
 
         Raises:
@@ -74,6 +74,7 @@ def build(config: Any, model: models.Model, seed: int) -> Data:
     """
     if isinstance(model, models.Potential):
         return Data(np.zeros((config.n_data, 0)), np.zeros((config.n_data, 0)))
+    assert isinstance(model, models.Network)
     return source(config).draw(model, seed)
 
 
@@ -104,14 +105,17 @@ class HandwrittenDigits(Source):
     """Scikit-learn's digits."""
 
     config: Digits
-    noise_scale = None
+
+    @property
+    def noise_scale(self):
+        return None
 
     def draw(self, model, seed):
         from sklearn.datasets import load_digits
 
-        bunch = load_digits()
-        subset = rng(seed, "x").permutation(len(bunch.data))[: self.config.n_data]
-        return Data(bunch.data[subset] / 16.0, bunch.target[subset].astype(np.int64))
+        x, y = map(np.asarray, load_digits(return_X_y=True))
+        subset = rng(seed, "x").permutation(len(x))[: self.config.n_data]
+        return Data(x[subset] / 16.0, y[subset].astype(np.int64))
 
 
 _SOURCES = {TeacherData: Teacher, Digits: HandwrittenDigits}

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 from jaxtyping import Array, Float, Key
 
-from lambda_hat.config import MLP, DeepLinear, FromTeacher, Monomial, NormalCrossing, Quadratic, TeacherData, sizes
+from lambda_hat.config import MLP, DeepLinear, FromTeacher, Monomial, NormalCrossing, Quadratic, TeacherData
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import truths
 
@@ -304,7 +304,7 @@ def cut_layers(weights, rank, key):
 def _mlp(config: MLP):
     return network(
         config.in_dim,
-        sizes.layers(config)[1:-1],
+        config.hidden(),
         config.out_dim,
         activation=config.activation,
         bias=config.bias,
