@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 import lambda_hat
 from lambda_hat.analysis import estimation
@@ -114,6 +116,14 @@ def test_the_callers_jax_settings_stay():
         assert jax.config.jax_numpy_dtype_promotion == "strict"
         assert jax.config.jax_numpy_rank_promotion == "raise"
         assert jnp.zeros(2).dtype == jnp.float32
+
+
+def test_within_another_hydra_application(tmp_path):
+    """Whose composition is as it was afterwards."""
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        callers = GlobalHydra.instance().hydra
+        assert on_regression(noise_scale=1.0, sampler="sgld", draws=8, warmup=8).llc is not None
+        assert GlobalHydra.instance().hydra is callers
 
 
 def test_what_a_notebook_and_arviz_are_given():

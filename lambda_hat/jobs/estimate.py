@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from hydra.core.global_hydra import GlobalHydra
 from jaxtyping import Array, Float, Num
 
 from lambda_hat import config as configs
@@ -263,8 +264,13 @@ def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
 @cache
 def _defaults(sampler: str) -> estimation.Settings:
     hydra_glue.register()
-    with hydra.initialize_config_dir(str(conf_directory()), version_base="1.3"):
-        composed = hydra_glue.to_config(hydra.compose("config", [f"sampler={sampler}"]))
+    callers = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            composed = hydra_glue.to_config(hydra.compose("config", [f"sampler={sampler}"]))
+    finally:
+        GlobalHydra.instance().hydra = callers  # Hydra replaces the instance
     return estimation.Settings(composed.posterior, composed.sampler)
 
 
