@@ -1,7 +1,7 @@
 """Models: the distributions of initial weights, parameter counts, inferred widths, and the forward pass in plain NumPy."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lambda_hat.config import sizes
-from lambda_hat.targets import models
+from lambda_hat.system.errors import ConfigError
+from lambda_hat.targets import artifact, models
 
 MLP = problems.config("model=small").model
 FAN_IN, FAN_OUT = 400, 200
@@ -121,3 +122,35 @@ def test_analytic_potentials():
 def test_spaced_curvatures():
     config = problems.config("model=quadratic", "model.dim=4", "model.curvature_min=0.01", "model.curvature_max=10")
     np.testing.assert_allclose(models.build(config.model).curvatures, [0.01, 0.1, 1, 10])
+
+
+@dataclass(frozen=True)
+class Residual(models.Network):
+    """f(x) = x + tanh(x A): a kind of network that lambda_hat does not ship."""
+
+    in_dim: int
+
+    def init(self, key):
+        return {"gate": jax.random.normal(key, (self.in_dim, self.in_dim), "float64")}
+
+    def apply(self, params, x):
+        return x + jnp.tanh(x @ params["gate"])
+
+
+def test_another_network_needs_init_and_apply_alone(monkeypatch):
+    """It is its own teacher, and its widest array is seen from its program."""
+    shipped = problems.config("training=teacher", "data.noise_model=none", "data.n_data=40", "model.in_dim=3")
+    monkeypatch.setattr(models, "build", lambda config: Residual(3))
+    target = artifact.build(shipped, problems.silent)
+    np.testing.assert_allclose(target.y, target.x + np.tanh(target.x @ target.params["gate"]), rtol=1e-12)
+    assert target.meta["metrics"]["L0"] == 0
+    assert target.meta["truth"] is None
+    assert target.widest == 3
+    wide = models.network(3, (7,), 2, activation="relu", bias=True, layernorm=False, init="he")
+    assert models.Network.widest(wide, wide.init(jax.random.key(0)), target.x) == wide.widest(None, target.x) == 7
+
+
+def test_another_network_refuses_a_teacher_that_it_cannot_be():
+    data = replace(problems.config().data, teacher_rank=1)
+    with pytest.raises(ConfigError, match=r"data\.teacher_rank must be null"):
+        Residual(3).teacher(data, jax.random.key(0))
