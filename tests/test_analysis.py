@@ -11,11 +11,12 @@ import problems  # noqa: F401  (starts JAX in float64)
 import pytest
 import xarray as xr
 
-from lambda_hat.analysis import estimates, trace, verdict
-from lambda_hat.analysis.summary import Summary, Work
+from lambda_hat.analysis import analyse, estimates, trace, verdict
+from lambda_hat.analysis.summary import ESTIMATOR, Summary, Work
 from lambda_hat.samplers.base import Bias
 from lambda_hat.samplers.density import Record
 from lambda_hat.samplers.loop import Draws, Step
+from lambda_hat.system.errors import StoreError
 
 P = 12
 
@@ -544,3 +545,63 @@ def test_trace_needs_only_what_draws_hold():
     tree = trace.dataset(SimpleNamespace(**made._asdict()), summary_of(run_id=None, target_id=None))
     np.testing.assert_array_equal(tree["posterior"]["llc"].values, made.records.excess)
     assert "run_id" not in tree.attrs
+
+
+# --- a stored run anew --------------------------------------------------------------------------------------------------
+
+
+def stored(sampler):
+    """A run of an exact quadratic as version 1 stored it, and its trace."""
+    excess, distance2, stein_r = exact_draws(draws=300)
+    arrays = {"llc": 1.1 * excess, "distance2": distance2, "stein_curvature": 1.1 * stein_r}
+    arrays["stein"] = np.random.default_rng(1).chisquare(8, excess.shape) * 1.1
+    record = summary_of(p=8, laplace=0.5 * RHO.sum(), chains=4, draws=300, baseline_gain=0.0, truth=None)
+    return replace(record, sampler=sampler, llc_mean=float(1.1 * excess.mean())), arrays
+
+
+@pytest.mark.parametrize("sampler", ["sgld", "mclmc"])
+def test_a_stored_run_is_computed_anew_from_its_trace(sampler):
+    """Draws that are too wide: version 1 kept the raw mean, today's estimate is the exact one; nothing else changes."""
+    old, arrays = stored(sampler)
+    made = analyse.recompute(old, arrays)
+    assert old.estimator == 1 and made.estimator == ESTIMATOR
+    assert made.llc_mean == pytest.approx(0.5 * RHO.sum(), rel=1e-6) and made.llc_raw == pytest.approx(old.llc_mean)
+    low, high = made.llc_interval95
+    assert low < made.llc_mean < high
+    assert (made.created_at, made.provenance, made.fges, made.sampler_config) == (
+        old.created_at,
+        old.provenance,
+        old.fges,
+        old.sampler_config,
+    )
+    again = analyse.recompute(made, arrays)
+    assert again == made
+    assert Summary.from_json(json.loads(json.dumps(made.to_json())), "x") == made
+
+
+def test_a_run_whose_trace_lacks_something_stays_old():
+    old, arrays = stored("sgld")
+    with pytest.raises(StoreError, match="cannot be computed anew: stein was not recorded"):
+        analyse.recompute(old, {name: values for name, values in arrays.items() if name != "stein"})
+    with pytest.raises(StoreError, match="does not hold the draws"):
+        analyse.recompute(old, arrays | {"llc": arrays["llc"][:, :-1]})
+    strange = replace(old, sampler="nuts", adapted={})
+    with pytest.raises(StoreError, match="how biased nuts's draws are was not recorded"):
+        analyse.recompute(strange, arrays)
+
+
+# --- where a known λ holds ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("distance2", "least", "warns"), [(9.0, 2.0, True), (1.0, 2.0, False), (9.0, 3.0, False), (9.0, None, False)]
+)
+def test_a_chain_that_is_not_where_the_known_coefficient_holds_is_noticed(distance2, least, warns):
+    """|w0|² is 10: at |w−w0|² = 9 the chain is elsewhere, where λ is 2 and not 3."""
+    old, arrays = stored("mclmc")
+    truth = replace(summary_of().truth, learning_coefficient=3.0, least=least)
+    made = analyse.recompute(
+        replace(old, w0_norm2=10.0, truth=truth), arrays | {"distance2": np.full((4, 300), distance2)}
+    )
+    assert any(finding.check == "elsewhere" for finding in made.findings) == warns
+    assert any("for places where it is as little as 2" in reason for reason in made.status_reasons) == warns

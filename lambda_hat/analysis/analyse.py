@@ -1,7 +1,8 @@
-"""From a run's draws to its `Summary`."""
+"""From a run's draws to its `Summary`, and the same anew from a run that is stored."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from lambda_hat import store
 from lambda_hat.analysis import estimates, verdict
 from lambda_hat.analysis.summary import (
     ESTIMATOR,
+    SCHEMA,
     ControlVariate,
     Estimand,
     Finding,
@@ -18,9 +20,57 @@ from lambda_hat.analysis.summary import (
     Work,
     known,
 )
+from lambda_hat.system.errors import StoreError
 
 LEFT = 0.25
 """|w−w0|² over |w0|² from which a chain is no longer where λ at w0 holds: |w−w0| is half of |w0|."""
+
+
+class Records(NamedTuple):
+    """What is recorded of each draw, as `samplers.density.Record` describes it: arrays `[chains, draws]`."""
+
+    excess: estimates.Draws
+    distance2: estimates.Draws
+    stein: estimates.Draws
+    stein_curvature: estimates.Draws
+
+
+class Bias(NamedTuple):
+    """As `samplers.base.Bias`."""
+
+    kind: str
+    share: float
+
+
+class Facts(NamedTuple):
+    """What the conclusions from draws rest on beside the draws.
+
+    Attributes:
+        p: number of parameters.
+        estimand: what λ̂ is an estimate of.
+        bias: of the draws' plain mean.
+        laplace: ½ tr R.
+        baseline_gain: what a Newton step from w0 gains.
+        w0_norm2: |w0|²; 0 where it is not known.
+        acceptance, divergences: of the draws.
+        sampler: its configuration, as plain values.
+        tuned: settings that were adapted.
+        truth: what the target's meta.json says of a known λ.
+        finite: λ̂ of the exact posterior, where it is known.
+    """
+
+    p: int
+    estimand: Estimand
+    bias: Bias
+    laplace: float
+    baseline_gain: float
+    w0_norm2: float
+    acceptance: float
+    divergences: int
+    sampler: Mapping[str, Any]
+    tuned: Mapping[str, Any]
+    truth: Mapping[str, Any] | None
+    finite: float | None
 
 
 def analyse(
@@ -45,79 +95,165 @@ def analyse(
             holds depends on it.
         finite: λ̂ of the exact posterior, where it is known.
     """
-    records, steps, p = result.draws.records, result.draws.steps, len(w0)
-    trace_r = float(result.density.shares.trace())
-    found = estimates.estimate(records, trace_r, p, result.bias, estimand.dtype)
-    w0_norm2, distance2 = float(w0 @ w0), float(np.mean(records.distance2))
-    acceptance, divergences = float(np.mean(steps.acceptance)), int(np.sum(steps.diverging))
-    mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
-    if result.bias.kind == "gaussian":
-        error, interval = estimates.laplace_budget(result.laplace, found.raw, result.baseline_gain), (None, None)
-        findings = verdict.judge_laplace(result.laplace, found.raw, result.baseline_gain)
-        mean, mcse, ess, rhat = result.laplace, None, None, None
-    else:
-        error, interval = estimates.budget(found, result.baseline_gain)
-        findings = verdict.judge(
-            verdict.Evidence(
-                excess=records.excess,
-                distance2=records.distance2,
-                estimate=found,
-                low=interval[0],
-                predicted_bias=result.bias.share,
-                mcse_target=sampler.mcse_target,
-                p=p,
-                w0_norm2=w0_norm2,
-                baseline_gain=result.baseline_gain,
-                acceptance=acceptance,
-                warmup=sampler.warmup,
-                shortened=bool(result.tuned.get("shortened")),
-                divergences=divergences,
-            )
-        )
-    findings = verdict.worst_first([*findings, *_not_where_it_holds(truth, distance2, w0_norm2)])
-    drawn, variance = float(np.sum(steps.gradients)), estimates.variance(records.excess)
-    return Summary(
-        estimator=ESTIMATOR,
-        sampler=sampler.name,
-        llc_mean=known(mean),
-        llc_std=known(found.raw.std),
-        llc_mcse=known(mcse),
-        llc_interval95=interval,
-        llc_raw=known(found.raw.mean),
-        ess=known(ess),
-        rhat=known(rhat),
-        status=verdict.verdict(findings),
-        status_reasons=tuple(finding.reason for finding in findings),
-        findings=findings,
-        truth=_compared(truth, finite, known(mean)),
+    records, steps = Records(*result.draws.records), result.draws.steps
+    facts = Facts(
+        p=len(w0),
         estimand=estimand,
-        p=p,
+        bias=Bias(*result.bias),
+        laplace=result.laplace,
+        baseline_gain=result.baseline_gain,
+        w0_norm2=float(w0 @ w0),
+        acceptance=float(np.mean(steps.acceptance)),
+        divergences=int(np.sum(steps.diverging)),
+        sampler=store.finite(store.plain(sampler)),
+        tuned=store.finite(result.tuned),
+        truth=truth,
+        finite=finite,
+    )
+    drawn = float(np.sum(steps.gradients))
+    return Summary(
+        **_conclusions(records, facts),
+        sampler=sampler.name,
+        estimand=estimand,
+        p=facts.p,
         L0=known(result.density.loss0),
         chains=records.excess.shape[0],
         draws=records.excess.shape[1],
-        total_fges=curvature_gradients + result.warmup_gradients + drawn,
+        total_fges=float(curvature_gradients + result.warmup_gradients + drawn),
         fges=Work(warmup=float(result.warmup_gradients), draws=drawn, curvature=float(curvature_gradients)),
-        error=error,
-        control_variate=ControlVariate(
+        laplace=known(result.laplace),
+        baseline_gain=known(result.baseline_gain),
+        distance2_mean=known(np.mean(records.distance2)),
+        w0_norm2=known(facts.w0_norm2),
+        acceptance=known(facts.acceptance),
+        divergences=facts.divergences,
+        adapted=facts.tuned,
+        sampler_config=facts.sampler,
+        posterior_config=store.finite(store.plain(posterior)),
+    )
+
+
+ARRAYS = ("llc", "distance2", "stein", "stein_curvature")
+"""Variables of trace.nc that `recompute` needs."""
+
+
+def recompute(summary: Summary, arrays: Mapping[str, np.ndarray]) -> Summary:
+    """The summary of a stored run by today's estimator, from its trace.
+
+    Arguments:
+        summary: as it is stored, of any version.
+        arrays: the variables `ARRAYS` of its trace.nc, each `[chains, draws]`.
+
+    Raises:
+        StoreError: where the trace or the summary lacks something, so that the run stays what it is.
+    """
+    bias = _bias_of(summary)
+    lacking = [name for name in ARRAYS if name not in arrays]
+    lacking += [name for name in ("laplace", "baseline_gain") if getattr(summary, name) is None]
+    if bias is None or lacking:
+        what = ", ".join(lacking) or f"how biased {summary.sampler}'s draws are"
+        raise StoreError(
+            f"λ̂ of {summary.run_id or 'this run'} cannot be computed anew: {what} was not recorded; rerun it."
+        )
+    records = Records(*(np.asarray(arrays[name], float) for name in ARRAYS))
+    if {values.shape for values in records} != {(summary.chains, summary.draws)}:
+        raise StoreError(
+            f"the trace of {summary.run_id or 'this run'} does not hold the draws that its summary counts."
+        )
+    truth = summary.truth
+    facts = Facts(
+        p=summary.p,
+        estimand=summary.estimand,
+        bias=bias,
+        laplace=summary.laplace,
+        baseline_gain=summary.baseline_gain,
+        w0_norm2=summary.w0_norm2 or 0.0,
+        acceptance=np.nan if summary.acceptance is None else summary.acceptance,
+        divergences=summary.divergences,
+        sampler=summary.sampler_config,
+        tuned=summary.adapted,
+        truth=None
+        if truth is None
+        else {
+            "lambda": truth.learning_coefficient,
+            "multiplicity": truth.multiplicity,
+            "source": truth.source,
+            "local": truth.local,
+            "least": truth.least,
+        },
+        finite=None if truth is None else truth.finite,
+    )
+    return replace(summary, schema=SCHEMA, **_conclusions(records, facts))
+
+
+def _bias_of(summary: Summary) -> Bias | None:
+    """How biased a stored run's draws are: as recorded, else as its first version implies."""
+    if summary.error.bias_kind is not None:
+        return Bias(summary.error.bias_kind, summary.error.bias_share or 0.0)
+    adapted = summary.adapted
+    if isinstance(adapted.get("predicted_bias"), float):
+        return Bias("bound" if adapted.get("predicted_bias_is_a_bound") else "predicted", adapted["predicted_bias"])
+    kinds = {"hmc": "none", "mclmc": "measured", "laplace": "gaussian"}
+    return Bias(kinds[summary.sampler], 0.0) if summary.sampler in kinds else None
+
+
+def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
+    """The fields of a `Summary` that follow from the draws."""
+    excess, bias, distance2 = records.excess, facts.bias, float(np.mean(records.distance2))
+    found = estimates.estimate(records, 2 * facts.laplace, facts.p, bias, facts.estimand.dtype)
+    mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
+    if bias.kind == "gaussian":
+        error, interval = estimates.laplace_budget(facts.laplace, found.raw, facts.baseline_gain), (None, None)
+        findings = verdict.judge_laplace(facts.laplace, found.raw, facts.baseline_gain)
+        mean, mcse, ess, rhat = facts.laplace, None, None, None
+    else:
+        error, interval = estimates.budget(found, facts.baseline_gain)
+        findings = verdict.judge(
+            verdict.Evidence(
+                excess=excess,
+                distance2=records.distance2,
+                estimate=found,
+                low=interval[0],
+                predicted_bias=bias.share,
+                mcse_target=facts.sampler["mcse_target"],
+                p=facts.p,
+                w0_norm2=facts.w0_norm2,
+                baseline_gain=facts.baseline_gain,
+                acceptance=facts.acceptance,
+                warmup=facts.sampler["warmup"],
+                shortened=bool(facts.tuned.get("shortened")),
+                divergences=facts.divergences,
+            )
+        )
+    findings = verdict.worst_first([*findings, *_not_where_it_holds(facts.truth, distance2, facts.w0_norm2)])
+    variance = estimates.variance(excess)
+    return {
+        "estimator": ESTIMATOR,
+        "llc_mean": known(mean),
+        "llc_std": known(found.raw.std),
+        "llc_mcse": known(mcse),
+        "llc_interval95": interval,
+        "llc_raw": known(found.raw.mean),
+        "ess": known(ess),
+        "rhat": known(rhat),
+        "status": verdict.verdict(findings),
+        "status_reasons": tuple(finding.reason for finding in findings),
+        "findings": findings,
+        "truth": _compared(facts.truth, facts.finite, known(mean)),
+        "error": replace(error, bias_kind=bias.kind, bias_share=known(bias.share)),
+        "control_variate": ControlVariate(
             llc_mean=known(found.corrected.mean),
             llc_mcse=known(found.corrected.mcse),
             coefficient=known(found.coefficient),
-            used=found.uses_stein and result.bias.kind != "gaussian",
+            used=found.uses_stein and bias.kind != "gaussian",
         ),
-        llc_variance_estimator=known(variance.mean),
-        llc_variance_mcse=known(variance.mcse),
-        sensitivities=estimates.sensitivities(records.excess, records.distance2, estimand.gamma),
-        stein_identity=SteinIdentity(mean=known(found.stein.mean), mcse=known(found.stein.mcse), expected=float(p)),
-        laplace=known(result.laplace),
-        baseline_gain=known(result.baseline_gain),
-        distance2_mean=known(distance2),
-        w0_norm2=known(w0_norm2),
-        acceptance=known(acceptance),
-        divergences=divergences,
-        adapted=store.finite(result.tuned),
-        sampler_config=store.finite(store.plain(sampler)),
-        posterior_config=store.finite(store.plain(posterior)),
-    )
+        "llc_variance_estimator": known(variance.mean),
+        "llc_variance_mcse": known(variance.mcse),
+        "sensitivities": estimates.sensitivities(excess, records.distance2, facts.estimand.gamma),
+        "stein_identity": SteinIdentity(
+            mean=known(found.stein.mean), mcse=known(found.stein.mcse), expected=float(facts.p)
+        ),
+    }
 
 
 def _compared(truth: Mapping[str, Any] | None, finite: float | None, llc: float | None) -> Truth | None:

@@ -94,7 +94,7 @@ class Estimand:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBudget:
-    """Where λ̂'s error comes from, each part in units of λ̂."""
+    """Where λ̂'s error comes from, each part in units of λ̂; `bias_kind` and `bias_share` are `samplers.base.Bias`."""
 
     within: float | None = statistic("within chains", "Monte Carlo, from autocorrelation", column="error_within")
     between: float | None = statistic("between chains", "Monte Carlo, from the chains' means", column="error_between")
@@ -107,6 +107,8 @@ class ErrorBudget:
     baseline: float | None = statistic(
         "baseline", "by how much λ̂ is too small because w0 is not a minimum", column="error_baseline"
     )
+    bias_kind: str | None = None
+    bias_share: float | None = None
     dominant: str = statistic("dominant error", "the part that makes the interval widest", column="error_dominant")
 
 

@@ -40,7 +40,7 @@ def main(root="runs", figure="scaling.png"):
     for axis, cases in (("p", [(p, 2000) for p in PARAMETERS]), ("n", [(433, n) for n in PAIRS])):
         for p, n in cases:
             found = run(root, p, n)
-            total, draws = found["total_fges"] + found["curvature_fges"], found["fges"]["draws"]
+            total, draws = found["total_fges"], found["fges"]["draws"]
             wanted = total - draws + draws * 400 / found["ess"]
             seconds = wanted * found["timings_sec"]["sample"] / draws
             series[axis].append((found["p"] if axis == "p" else n, wanted, seconds))
