@@ -51,7 +51,9 @@ def value(rng):
     if kind == 2:
         return rng.choice(TEXTS)
     if kind == 3:
-        return rng.choice(([], [1], [None, None], ["a", 2], [[1, 2], [3]], [{"a": 1}], list(range(50)), [1e308, -1e308]))
+        return rng.choice(
+            ([], [1], [None, None], ["a", 2], [[1, 2], [3]], [{"a": 1}], list(range(50)), [1e308, -1e308])
+        )
     if kind == 4:
         return rng.choice(({}, {"a": 1}, {"a": {"b": {"c": [1]}}}, {"": ""}, {"\x1b[2J": 1}, {"=1": "@x"}))
     return "\0" + str(rng.randrange(len(RAW))) if kind == 5 else rng.choice(TEXTS)
@@ -109,7 +111,9 @@ def reseal(directory):
 
 
 def pick_run(rng, root):
-    runs = sorted(path for path in (root / "targets").glob("tgt_*/run_hmc_*") if path.is_dir() and not path.is_symlink())
+    runs = sorted(
+        path for path in (root / "targets").glob("tgt_*/run_hmc_*") if path.is_dir() and not path.is_symlink()
+    )
     return rng.choice(runs) if runs else None
 
 
@@ -138,7 +142,9 @@ def change_settings(rng, root, outside):
     run = pick_run(rng, root)
     record = load(run / "analysis.json")
     group = rng.choice(("sampler_config", "posterior_config"))
-    record[group][rng.choice((*record[group], "new"))] = rng.choice((*NUMBERS, *TEXTS[:12], [1, "a"], [[1], {"a": 2}], {"a": [1]}, None, True))
+    record[group][rng.choice((*record[group], "new"))] = rng.choice(
+        (*NUMBERS, *TEXTS[:12], [1, "a"], [[1], {"a": 2}], {"a": [1]}, None, True)
+    )
     try:
         name = store.digest("run", [record["sampler_config"], record["posterior_config"]])
     except ValueError:
@@ -182,7 +188,11 @@ def change_file(rng, root, outside):
         path.write_bytes(data)
         os.truncate(path, 2**40)
     else:
-        path.write_bytes(rng.choice((b"[]", b"{}", b"null", b"\xff\xfe", b"\0" * 100, b"- a\n- b", b"&a [*a]", b"!!python/name:os.system")))
+        path.write_bytes(
+            rng.choice(
+                (b"[]", b"{}", b"null", b"\xff\xfe", b"\0" * 100, b"- a\n- b", b"&a [*a]", b"!!python/name:os.system")
+            )
+        )
     if rng.random() < 0.3 and kind in (5, 6, 7, 9) and path.name != store.SUMS:
         reseal(directory)
 
@@ -192,10 +202,23 @@ def change_sums(rng, root, outside):
     import hashlib
 
     directory = rng.choice((pick_run, pick_target))(rng, root)
-    if (directory / store.SUMS).is_symlink() or not (directory / store.SUMS).is_file() or (directory / store.SUMS).stat().st_size > 10**7:
+    if (
+        (directory / store.SUMS).is_symlink()
+        or not (directory / store.SUMS).is_file()
+        or (directory / store.SUMS).stat().st_size > 10**7
+    ):
         raise ValueError("spoilt")
     lines = (directory / store.SUMS).read_text().rpartition("# ")[0]
-    name = rng.choice(("../../../../outside/secret.json", str(outside / "secret.json"), "../" * 40 + "dev/zero", "\x1b[2J", "a  b", ""))
+    name = rng.choice(
+        (
+            "../../../../outside/secret.json",
+            str(outside / "secret.json"),
+            "../" * 40 + "dev/zero",
+            "\x1b[2J",
+            "a  b",
+            "",
+        )
+    )
     lines += f"{rng.choice(('0' * 64, 'x', hashlib.sha256(b'').hexdigest()))}  {name}\n" * rng.choice((1, 1000))
     (directory / store.SUMS).unlink()
     (directory / store.SUMS).write_text(f"{lines}# {hashlib.sha256(lines.encode()).hexdigest()}\n")
@@ -203,8 +226,21 @@ def change_sums(rng, root, outside):
 
 def change_config(rng, root, outside):
     directory = rng.choice((pick_run, pick_target))(rng, root)
-    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True))
-    text = rng.choice((bomb, "[" * 3000, "a: b: c", "sampler: 3\nposterior: [1]", "!!python/object/apply:os.system [touch x]", "? [a]\n: b", "x: 2024-99-99"))
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n"
+        for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)
+    )
+    text = rng.choice(
+        (
+            bomb,
+            "[" * 3000,
+            "a: b: c",
+            "sampler: 3\nposterior: [1]",
+            "!!python/object/apply:os.system [touch x]",
+            "? [a]\n: b",
+            "x: 2024-99-99",
+        )
+    )
     (directory / "config.yaml").unlink()
     (directory / "config.yaml").write_text(text)
     reseal(directory)
@@ -270,7 +306,9 @@ def change_trace(rng, root, outside):
         elif kind == 6:
             where[name] = np.full(shape, rng.choice((np.nan, np.inf, -np.inf, 1e308, -1e308, 0.0)))
         elif kind == 7:
-            where[name] = np.random.default_rng(rng.randrange(99)).normal(size=shape) * rng.choice((1e99, 1e101, 1e-300))
+            where[name] = np.random.default_rng(rng.randrange(99)).normal(size=shape) * rng.choice(
+                (1e99, 1e101, 1e-300)
+            )
         elif kind == 8:
             where[name] = np.zeros(rng.choice(((0,), (0, 0), (1, 1), (), (3, 5), (2, 8, 2))))
         elif kind == 9:
@@ -290,7 +328,16 @@ def change_trace(rng, root, outside):
 
 NOTES = {
     "owner": {"token": "t", "slurm_job": None, "log": None, "command": ["sample.py"], "cwd": "/", "since": "2026"},
-    "progress": {"beat": 3, "phase": "sample", "draw": 250, "draws": 1000, "llc": 1.2, "mcse": 0.1, "ess": 300.2, "rhat": 1.0},
+    "progress": {
+        "beat": 3,
+        "phase": "sample",
+        "draw": 250,
+        "draws": 1000,
+        "llc": 1.2,
+        "mcse": 0.1,
+        "ess": 300.2,
+        "rhat": 1.0,
+    },
     "submitted": {"slurm_job": "77_3", "user": "x", "log": "l", "settings": {"model": {"dim": 2}}, "command": ["a"]},
     "failed": {"error": "no luck", "kind": "UserError", "log": "l", "command": ["a"], "settings": {"seed": 1}},
 }
@@ -343,7 +390,9 @@ def change_rooms(rng, root, outside):
 def change_log(rng, root, outside):
     run = pick_run(rng, root)
     record = load(run / "analysis.json")
-    record["provenance"]["log"] = rng.choice((str(outside / "secret.json"), "/etc/hostname", "runs/logs/../../outside/secret.json", 3, None, "a/logs/x"))
+    record["provenance"]["log"] = rng.choice(
+        (str(outside / "secret.json"), "/etc/hostname", "runs/logs/../../outside/secret.json", 3, None, "a/logs/x")
+    )
     dump(record, run / "analysis.json")
     reseal(run)
 
@@ -362,7 +411,10 @@ MUTATIONS = (
 def build_outside(outside: Path, run: Path, target: Path, process: dict) -> None:
     """What lies outside the root, and must neither be read nor change."""
     outside.mkdir()
-    record = json.loads((run / "analysis.json").read_text()) | {"llc_mean": SECRET, "llc_interval95": [SECRET - 1, SECRET + 1]}
+    record = json.loads((run / "analysis.json").read_text()) | {
+        "llc_mean": SECRET,
+        "llc_interval95": [SECRET - 1, SECRET + 1],
+    }
     (outside / "secret.json").write_text(json.dumps(record))
     (outside / "process.json").write_text(json.dumps(process))
     shutil.copytree(target, outside / "target", ignore=shutil.ignore_patterns("run_mclmc_*"))

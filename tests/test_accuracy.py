@@ -2,18 +2,17 @@
 
 import json
 import math
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import problems
 import pytest
-import yaml
 from problems import config
 
 from lambda_hat import config as configs
-from lambda_hat import store
-from lambda_hat.analysis import accuracy
+from lambda_hat.analysis.summary import Summary
+from lambda_hat.inspect import accuracy
+from lambda_hat.inspect.records import RunRecord, flat
 from lambda_hat.system.errors import StoreError
 from lambda_hat.targets import artifact
 
@@ -47,27 +46,29 @@ def test_a_sweep_needs_its_flag(command):
     )
 
 
-def write(root, target_id, sampler, model, llc, half, truth, finite, status="ok", seed=0):
-    """The two files that are read of a run."""
-    target = root / "targets" / target_id
-    run = target / f"run_{sampler}_{seed:08x}"
-    run.mkdir(parents=True)
+def run(target_id, sampler, model, llc, half, truth, finite, status="ok", seed=0):
+    """A finished run as the reader gives it."""
     data = {"teacher_rank": 2, "teacher_balanced": True, "noise_model": "none"}
-    (target / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
-    interval = [None, None] if llc is None else [llc - half, llc + half]
-    found = VERSION_1 | {
+    record = VERSION_1 | {
         "sampler": sampler,
         "sampler_config": {"seed": seed},
         "n": 200,
         "beta": 5.0,
         "gamma": 1.0,
         "llc_mean": llc,
-        "llc_interval95": interval,
+        "llc_interval95": [None, None] if llc is None else [llc - half, llc + half],
         "truth": VERSION_1["truth"] | {"lambda": truth, "finite": finite},
         "status": status,
     }
-    (run / "analysis.json").write_text(json.dumps(found))
-    store.seal(run)
+    run_id = f"run_{sampler}_{seed:08x}"
+    return RunRecord(
+        state="done",
+        target_id=target_id,
+        run_id=run_id,
+        directory=Path(target_id) / run_id,
+        settings=flat({"model": model, "data": data, "sampler": {"seed": seed}}),
+        summary=Summary.from_json(record, "analysis.json"),
+    )
 
 
 QUADRATIC = {"kind": "quadratic", "dim": 20}
@@ -76,18 +77,19 @@ LINEAR = {"kind": "deep_linear", "in_dim": 5, "widths": [3], "out_dim": 5}
 
 
 @pytest.fixture
-def root(tmp_path):
-    write(tmp_path, "tgt_a", "hmc", QUADRATIC, 10.0, 0.2, 10.0, 9.9)
-    write(tmp_path, "tgt_a", "sgld", QUADRATIC, 12.0, 0.2, 10.0, 9.9)  # grossly off, and not flagged
-    write(tmp_path, "tgt_b", "hmc", CROSSING, 0.3, 0.01, 0.25, 0.23, "warn")  # as far off, but flagged
-    write(tmp_path, "tgt_b", "sgld", CROSSING, None, 0.0, 0.25, 0.23, "bad")
-    write(tmp_path, "tgt_c", "hmc", LINEAR, 10.2, 0.1, 9.5, None)  # above the quadratic's, though its truth is below
-    write(tmp_path, "tgt_c", "sgld", LINEAR, 9.9, 0.1, 9.5, None)
-    return tmp_path
+def runs():
+    return [
+        run("tgt_a", "hmc", QUADRATIC, 10.0, 0.2, 10.0, 9.9),
+        run("tgt_a", "sgld", QUADRATIC, 12.0, 0.2, 10.0, 9.9),  # grossly off, and not flagged
+        run("tgt_b", "hmc", CROSSING, 0.3, 0.01, 0.25, 0.23, "warn"),  # as far off, but flagged
+        run("tgt_b", "sgld", CROSSING, None, 0.0, 0.25, 0.23, "bad"),
+        run("tgt_c", "hmc", LINEAR, 10.2, 0.1, 9.5, None),  # above the quadratic's, though its truth is below
+        run("tgt_c", "sgld", LINEAR, 9.9, 0.1, 9.5, None),
+    ]
 
 
-def test_rows(root):
-    rows = {(row.target, row.sampler): row for row in accuracy.load(root)}
+def test_rows(runs):
+    rows = {(row.target, row.sampler): row for row in accuracy.compare(runs, "runs")}
     assert [target for target, sampler in rows if sampler == "hmc"] == [
         "crossing 2,1",
         "linear 5-3-5 rank 2",
@@ -105,49 +107,61 @@ def test_rows(root):
     assert rows["linear 5-3-5 rank 2", "hmc"].finite is None
 
 
-def test_order(root):
+def test_order(runs):
     """Of HMC's three pairs the one of the quadratic and the linear network is the wrong way round."""
-    rows = accuracy.load(root)
+    rows = accuracy.compare(runs, "runs")
     assert accuracy.order([row for row in rows if row.sampler == "hmc"]) == (2, 3)
 
 
-def test_summary_counts_what_was_wrong_and_not_flagged(root):
-    lines = {line.split()[0]: line.split() for line in accuracy.summary(accuracy.load(root)).splitlines()[1:]}
+def test_summary_counts_what_was_wrong_and_not_flagged(runs):
+    lines = {
+        line.split()[0]: line.split() for line in accuracy.summary(accuracy.compare(runs, "runs")).splitlines()[1:]
+    }
     assert lines["hmc"][-2] == "0"
     assert lines["sgld"][-2] == "1"
     assert lines["hmc"][1] == "3"
     assert "50.0 % of 2" in " ".join(lines["hmc"])
 
 
-def test_seeds_are_put_together(root):
+def test_seeds_are_put_together(runs):
     for seed in range(1, 5):
-        write(root, "tgt_a", "hmc", QUADRATIC, 9.9 + 0.15 * seed, 0.2, 10.0, 9.9, seed=seed)
+        runs.append(run("tgt_a", "hmc", QUADRATIC, 9.9 + 0.15 * seed, 0.2, 10.0, 9.9, seed=seed))
     line = next(
-        line for line in accuracy.table(accuracy.load(root)).splitlines() if "quadratic" in line and "hmc" in line
+        line
+        for line in accuracy.table(accuracy.compare(runs, "runs")).splitlines()
+        if "quadratic" in line and "hmc" in line
     )
     assert "    5        40.0 %" in line  # 10.0 and 10.05 ± 0.2 hold 9.9; 10.2, 10.35, 10.5 do not
 
 
-def test_figures_are_drawn(root):
-    accuracy.draw(accuracy.load(root), root / "accuracy")
-    assert sorted(path.name for path in (root / "accuracy").iterdir()) == [
+def test_figures_are_drawn(runs, tmp_path):
+    accuracy.draw(accuracy.compare(runs, "runs"), tmp_path / "accuracy")
+    assert sorted(path.name for path in (tmp_path / "accuracy").iterdir()) == [
         "error_by_sampler.png",
         "llc_against_truth.png",
     ]
 
 
-def test_script(root):
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / "accuracy.py", root], capture_output=True, text=True, check=True
-    )
-    assert "quadratic 20" in done.stdout
-    assert not done.stderr
-    empty = subprocess.run(
-        [sys.executable, ROOT / "bin" / "accuracy.py", root / "none"], capture_output=True, text=True, check=False
-    )
-    assert empty.returncode == 1
-    assert empty.stderr.count("\n") == 1
-    assert "truth_smoke" in empty.stderr
+def test_different_estimands_are_not_averaged(runs):
+    """Two values of γ: each seed's estimate keeps its own line."""
+    other = replace(runs[0].summary, estimand=replace(runs[0].summary.estimand, loss="mse"), llc_mean=20.0)
+    runs.append(replace(runs[0], run_id="run_hmc_00000001", summary=other))
+    lines = [
+        line
+        for line in accuracy.table(accuracy.compare(runs, "runs")).splitlines()
+        if "quadratic" in line and "hmc" in line
+    ]
+    assert [float(line.split()[7]) for line in lines] == [10.0, 20.0]
+
+
+def test_script(tiny, tool):
+    outcome = tool("accuracy", "runs")
+    assert outcome.code == 0
+    assert "quadratic 2" in outcome.out
+    assert not outcome.err
+    empty = tool("accuracy", "none")
+    assert empty.code == 1
+    assert empty.err.count("\n") == 1
 
 
 def test_nothing_to_judge(tmp_path):
@@ -155,7 +169,9 @@ def test_nothing_to_judge(tmp_path):
         accuracy.load(tmp_path)
 
 
-def test_a_run_without_a_number_is_not_covered(root):
-    row = next(row for row in accuracy.load(root) if row.sampler == "sgld" and row.target.startswith("crossing"))
+def test_a_run_without_a_number_is_not_covered(runs):
+    row = next(
+        row for row in accuracy.compare(runs, "runs") if row.sampler == "sgld" and row.target.startswith("crossing")
+    )
     assert math.isnan(row.llc)
     assert row.covered is False

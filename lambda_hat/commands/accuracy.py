@@ -17,10 +17,10 @@ def main():
 
 
 def _act(arguments):
-    from lambda_hat.analysis import accuracy
+    from lambda_hat.inspect import accuracy
 
-    root, _ = console.split(arguments)
-    rows = accuracy.load(root)
+    root, filters = console.split(arguments)
+    rows = accuracy.load(root, filters)
     if arguments.json:
         console.write_json([row._asdict() | {"directory": str(row.directory)} for row in rows])
         return

@@ -34,7 +34,7 @@ class Axis:
         """Round values on the axis."""
         if not self.log:
             return self._steps(self.low, self.high, most)
-        return self._decades(most) or self._steps(10.0**self.low, 10.0**self.high, most)
+        return self._decades(most) or [tick for tick in self._steps(10.0**self.low, 10.0**self.high, most) if tick > 0]
 
     @staticmethod
     def _steps(low, high, most):
@@ -42,7 +42,7 @@ class Axis:
         base = 10.0 ** math.floor(math.log10(raw))
         step = next(base * m for m in (1, 2, 5, 10) if base * m >= raw)
         first = math.ceil(low / step - 1e-9)
-        return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+        return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
     def _decades(self, most):
         inside = lambda v: self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9

@@ -64,6 +64,17 @@ def open_regular(path: Path | str, root: Path | str | None = None) -> IO[bytes]:
         raise damaged(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
+def refuse_hole(path: Path | str, file: IO[bytes]) -> None:
+    """See that an open file is not, but for a thousandth, a hole: one of any size takes no room, and for ever to read.
+
+    Raises:
+        StoreError: where it is.
+    """
+    status = os.fstat(file.fileno())
+    if status.st_size > TEXT_LIMIT and 512 * status.st_blocks < status.st_size / 1000:
+        raise damaged(path, f"says that it has {status.st_size:.3g} bytes, of which almost none are on the disk")
+
+
 def inside(path: Path | str, root: Path | str) -> str:
     """A path without the links below a root.
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lambda_hat.store.digest import STAGES, digest, plain
-from lambda_hat.store.files import damaged, open_regular, parse_object, parse_yaml, read_bytes, read_text
+from lambda_hat.store.files import damaged, open_regular, parse_object, parse_yaml, read_bytes, read_text, refuse_hole
 from lambda_hat.store.layout import SUMS, Paths
 from lambda_hat.system.errors import StoreError
 
@@ -63,6 +63,7 @@ def sha256(path: Path | str, root: Path | str | None = None) -> str:
         StoreError: where it cannot be read.
     """
     with open_regular(path, root) as file:
+        refuse_hole(path, file)
         try:
             return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:

@@ -1,26 +1,32 @@
-"""How right a store's results are, where the right answer is known. Reads analysis.json and config.yaml; runs nothing.
+"""How accurate a store's results are, where the right answer is known.
 
 Nothing in a sampler's way reads a truth: it is looked up for the record after the draws are made, and judged here.
 """
 
 import itertools
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 
-from lambda_hat.analysis.summary import Summary
+from lambda_hat.inspect.filters import Filter, select
+from lambda_hat.inspect.formats import setting
+from lambda_hat.inspect.groups import estimands
+from lambda_hat.inspect.records import Record, Settings
+from lambda_hat.inspect.scan import scan
 from lambda_hat.system.errors import StoreError
+from lambda_hat.system.terminal import program
 
 GROSS = 0.05
 """An error above this share that lies outside three times the interval is called wrong."""
 
 
-class Row(NamedTuple):
-    """One run whose λ is known.
+class Comparison(NamedTuple):
+    """One finished run beside the λ that is known of its target.
 
     Attributes:
         target: the target in words.
@@ -28,6 +34,7 @@ class Row(NamedTuple):
         sampler: algorithm, with its preconditioner.
         seed: of the sampler.
         nbeta, gamma: nβ and γ.
+        estimand: all that chooses what λ̂ estimates: comparisons that differ in it are never averaged.
         llc, low, high: λ̂ and its 95 % interval.
         truth: λ.
         finite: λ̂ of the exact posterior at this (n, β, γ): by formula, else of the HMC run beside it, else None.
@@ -43,6 +50,7 @@ class Row(NamedTuple):
     seed: int
     nbeta: float
     gamma: float
+    estimand: tuple
     llc: float
     low: float
     high: float
@@ -78,82 +86,85 @@ class Row(NamedTuple):
         return not abs(self.finite_error) <= GROSS and not abs(self.llc - self.finite) <= 3 * half
 
 
-def load(root):
-    """The `Row` of every finished run under a root whose target has a known λ, sorted.
+def load(root: str | os.PathLike, filters: Iterable[Filter] = ()) -> list[Comparison]:
+    """The `Comparison` of every finished run under a root whose target has a known λ, sorted.
 
     Raises:
         StoreError: where there is none.
     """
-    rows = []
-    for path in sorted(Path(root).glob("targets/tgt_*/run_*/analysis.json")):
-        summary = Summary.read(path.parent)
-        if summary.truth is not None:
-            rows.append(_row(path.parent, summary))
-    if not rows:
+    return compare(select(scan(root), filters), root)
+
+
+def compare(records: Iterable[Record], root: str | os.PathLike) -> list[Comparison]:
+    """The `Comparison` of each finished run whose target has a known λ, sorted.
+
+    Arguments:
+        root: where they are from.
+
+    Raises:
+        StoreError: where there is none.
+    """
+    known = [record for record in records if record.state == "done" and record.summary and record.summary.truth]
+    known = [record for record in known if record.summary.truth.learning_coefficient > 0]
+    if not known:
         raise StoreError(
-            f"{Path(root) / 'targets'}: no finished run of a target whose λ is known; make some with python bin/sample.py -m "
+            f"{root}: no finished run of a target whose λ is known; make some with {program('sample')} -m "
             "experiment=truth_smoke."
         )
+    what = estimands(known)
+    rows = [_comparison(record, (what[record.name].posterior, what[record.name].estimator)) for record in known]
     return sorted(
         _with_references(rows), key=lambda row: (row.truth, row.target, row.nbeta, row.gamma, row.sampler, row.seed)
     )
 
 
-def _row(directory, summary):
-    target = yaml.safe_load((directory.parent / "config.yaml").read_text())
+def _comparison(record, estimand):
+    summary, precond = record.summary, record.settings.get("sampler.precond", "none")
     low, high = (math.nan if bound is None else bound for bound in summary.llc_interval95)
-    precond = summary.sampler_config.get("precond", "none")
-    return Row(
-        target=describe(target),
-        target_id=directory.parent.name,
-        sampler=summary.sampler + ("" if precond == "none" else f" {precond}"),
-        seed=summary.sampler_config["seed"],
+    seed = record.settings.get("sampler.seed")
+    return Comparison(
+        target=describe(record.settings),
+        target_id=record.target_id,
+        sampler=record.sampler + ("" if precond == "none" else f" {setting(precond)}"),
+        seed=seed if isinstance(seed, int) else 0,
         nbeta=summary.estimand.nbeta,
         gamma=summary.estimand.gamma,
+        estimand=estimand,
         llc=math.nan if summary.llc_mean is None else summary.llc_mean,
         low=low,
         high=high,
         truth=summary.truth.learning_coefficient,
-        finite=summary.truth.finite,
-        exact=summary.truth.finite is not None,
+        finite=summary.truth.finite or None,
+        exact=bool(summary.truth.finite),
         ess=summary.ess or 0.0,
-        gradients=summary.total_fges,
+        gradients=max(summary.total_fges, 1.0),
         status=summary.status,
-        directory=directory,
+        directory=record.directory,
     )
 
 
 def _with_references(rows):
     """Where there is no formula HMC's result stands in for it, for the other samplers."""
-    hmc = {(r.target_id, r.nbeta, r.gamma): r.llc for r in rows if r.sampler == "hmc" and r.status != "bad"}
-    return [
-        r if r.exact or r.sampler == "hmc" else r._replace(finite=hmc.get((r.target_id, r.nbeta, r.gamma)))
-        for r in rows
-    ]
+    hmc = {(r.target_id, r.estimand): r.llc for r in rows if r.sampler == "hmc" and r.status != "bad"}
+    return [r if r.exact or r.sampler == "hmc" else r._replace(finite=hmc.get((r.target_id, r.estimand))) for r in rows]
 
 
-def describe(target):
-    """A target with a known λ in a few words, from its config.yaml."""
-    model, data = target["model"], target["data"]
-    kind = model["kind"]
+def describe(settings: Settings) -> str:
+    """A target with a known λ in a few words, from its settings."""
+    kind = setting(settings.get("model.kind"))
+    of = lambda group: {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{group}.")}
+    model, data = of("model"), of("data")
     if kind not in ("mlp", "deep_linear"):
         size = [model[key] for key in ("dim", "powers") if key in model]
-        others = [value for key, value in model.items() if key != "kind" and value is not None]
-        return " ".join([kind.split("_")[-1], *map(_short, size or others)])
-    sizes = "-".join(str(size) for size in (model["in_dim"], *model["widths"], model["out_dim"]))
-    name = "tanh" if kind == "mlp" else "linear"
-    words = [f"{name} {sizes}", f"rank {data['teacher_rank']}"]
-    if not data["teacher_balanced"]:
-        words.append("random")
-    if data["noise_model"] != "none":
-        words.append("noisy")
-    return " ".join(words)
-
-
-def _short(value):
-    if isinstance(value, list):
-        return ",".join(map(_short, value))
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        others = [value for key, value in model.items() if key != "kind"]
+        return " ".join([kind.split("_")[-1], *(setting(value).strip("[]") for value in size or others)])
+    widths = model.get("widths")
+    hidden = widths if isinstance(widths, (list, tuple)) else [widths]
+    sizes = "-".join(map(setting, (model.get("in_dim"), *hidden, model.get("out_dim"))))
+    parts = [f"{'tanh' if kind == 'mlp' else 'linear'} {sizes}", f"rank {setting(data.get('teacher_rank'))}"]
+    parts += ["random"] if not data.get("teacher_balanced") else []
+    parts += ["noisy"] if data.get("noise_model") != "none" else []
+    return " ".join(parts)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -161,21 +172,21 @@ def _short(value):
 
 def table(rows):
     """A line for each result; where there are several sampler seeds, for all seeds together."""
-    key = lambda r: (r.truth, r.target, r.target_id, r.nbeta, r.gamma, r.sampler)
+    key = lambda r: (r.truth, r.target, r.target_id, r.nbeta, r.gamma, r.sampler, repr(r.estimand))
     groups = [list(group) for _, group in itertools.groupby(sorted(rows, key=key), key)]
     several = max(map(len, groups)) > 1
     last = "seeds  held by 95 %  flagged" if several else f"{'95 %':>21}  status"
     lines = [
-        f"{'target':32} {'nβ':>8} {'γ':>6} {'sampler':12} {'λ':>8} {'exact':>9} {'λ̂':>9} {'off by':>8} {'from λ':>8}  {last}"
+        f"{'target':32} {'nβ':>8} {'γ':>6} {'sampler':12} {'λ':>8} {'exact':>9} {'λ̂':>9} {'error':>8} {'from λ':>8}  {last}"
     ]
     for group in groups:
         r = group[0]
-        llc = float(np.mean([one.llc for one in group]))
+        llc = float(np.mean([each.llc for each in group]))
         exact = "–" if r.finite is None else f"{r.finite:.4f}{' ' if r.exact else '*'}"
         off = "–" if r.finite is None else f"{100 * (llc / r.finite - 1):+.2f} %"
         if several:
-            held = _percent(np.mean([one.covered for one in group]), 1) if r.exact else "–"
-            last = f"{len(group):5d} {held:>13} {_percent(np.mean([one.status != 'ok' for one in group]), 1):>8}"
+            held = _percent(np.mean([each.covered for each in group]), 1) if r.exact else "–"
+            last = f"{len(group):5d} {held:>13} {_percent(np.mean([each.status != 'ok' for each in group]), 1):>8}"
         else:
             last = f"{f'[{r.low:.4f}, {r.high:.4f}]':>21}  {r.status}"
         lines.append(
@@ -190,7 +201,7 @@ def table(rows):
 def summary(rows):
     """A line for each sampler."""
     lines = [
-        f"{'sampler':12} {'runs':>5} {'off by, median':>15} {'worst':>8} {'from λ':>8} {'coverage':>15} {'order':>7} "
+        f"{'sampler':12} {'runs':>5} {'error, median':>15} {'worst':>8} {'from λ':>8} {'coverage':>15} {'order':>7} "
         f"{'flagged':>8} {'wrong, unflagged':>17} {'ESS/1000 gradients':>19}"
     ]
     for sampler in sorted({r.sampler for r in rows}):
