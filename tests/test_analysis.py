@@ -74,7 +74,7 @@ EXACT = Bias("none")
 def records(excess, stein, trace_r=0.0):
     """Draws of an excess and a Stein term of mean zero; the trace form has mean P."""
     trace_form = np.random.default_rng(9).chisquare(P, excess.shape)
-    return Record(excess=excess, distance2=excess, stein=trace_form, stein_curvature=stein + trace_r)
+    return Record(excess=excess, distance2=trace_form / 100, stein=trace_form, stein_curvature=stein + trace_r)
 
 
 def estimated(excess, stein=None, bias=EXACT, dtype="float64"):
@@ -278,8 +278,9 @@ def evidence(excess=None, **changes):
         "divergences": 0,
     }
     plain["distance2"] = generator.chisquare(P, excess.shape) / 100
-    if "stein" in changes:
-        changes["estimate"] = plain["estimate"]._replace(stein=changes.pop("stein"))
+    for name in ("stein", "distance2"):
+        if isinstance(changes.get(name), estimates.Chains):
+            plain["estimate"] = plain["estimate"]._replace(**{name: changes.pop(name)})
     return verdict.Evidence(**(plain | changes))
 
 
@@ -402,6 +403,21 @@ def test_enough_needs_error_and_diagnostics():
     assert not verdict.is_enough(estimated(planted(shift_slightly)), 0.5), "R-hat above 1.01"
     assert not verdict.is_enough(estimated(planted(break_down)), 0.5)
     assert not verdict.is_enough(estimated(planted(stick)), 0.5)
+
+
+def slow(levels):
+    """|w−w0|² of four chains that wander along the minima, and keep to a level of their own each."""
+    return autoregressive(0.99, 4, 1000, 4) + levels * np.arange(4)[:, None]
+
+
+@pytest.mark.parametrize(("values", "expected"), [(slow(0), "warn"), (slow(2), "warn"), (clean(), "ok")])
+def test_chains_that_wander_slowly_along_the_minima_are_noticed(values, expected):
+    """L_n alone would pass, and the draws would be taken for enough."""
+    distance2 = estimates.summarise(values)
+    found, reasons = judged(distance2=distance2)
+    assert found == expected
+    assert all(reason.startswith("|w−w0|² has R-hat") for reason in reasons)
+    assert verdict.is_enough(estimated(clean())._replace(distance2=distance2), 0.5) == (expected == "ok")
 
 
 def test_laplace_verdict():

@@ -133,6 +133,7 @@ def control_variate(excess: Draws, stein: Draws, trace_r: float) -> tuple[Chains
 
 class _Records(Protocol):
     excess: Draws
+    distance2: Draws
     stein: Draws
     stein_curvature: Draws
 
@@ -156,6 +157,7 @@ class Estimate(NamedTuple):
         coefficient: c of that regression.
         uses_stein: whether `mean` is `corrected.mean`.
         stein: `Chains` of (w−w0)·∇U, whose mean is p under the exact posterior.
+        distance2: `Chains` of |w−w0|², which is slow where L_n hardly changes.
     """
 
     mean: float
@@ -168,6 +170,7 @@ class Estimate(NamedTuple):
     coefficient: float
     uses_stein: bool
     stein: Chains
+    distance2: Chains
 
     @property
     def half_width(self) -> float:
@@ -218,6 +221,7 @@ def estimate(records: _Records, trace_r: float, p: int, bias: _Bias, dtype: str)
         coefficient=coefficient,
         uses_stein=uses_stein,
         stein=stein,
+        distance2=summarise(records.distance2),
     )
 
 

@@ -243,6 +243,8 @@ class Summary:
     laplace: float | None = statistic("Laplace λ̂", "½ tr nβH(nβH+γ)⁻¹, H the curvature at w0", pattern=".5g")
     baseline_gain: float | None = statistic("baseline gain", "what a Newton step from w0 gains, in units of λ̂")
     distance2_mean: float | None = statistic("|w−w0|²", "mean over the draws")
+    distance2_ess: float | None = statistic("ESS of |w−w0|²", pattern=".0f", default=None)
+    distance2_rhat: float | None = statistic("R-hat of |w−w0|²", pattern=".4f", default=None)
     w0_norm2: float | None = statistic("|w0|²", logged=False, default=None)
     acceptance: float | None = statistic("acceptance", "mean; empty for unadjusted samplers", pattern=".3f")
     divergences: int = statistic("divergences", "draws that broke down", pattern="d")
