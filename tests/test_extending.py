@@ -252,8 +252,8 @@ def test_a_statistic_takes_two_files(tree):
     )
     tree.replace(
         "lambda_hat/analysis/analyse.py",
-        "        adapted=store.finite(result.tuned),\n",
-        "        largest_excess=known(np.max(records.excess)),\n        adapted=store.finite(result.tuned),\n",
+        "        adapted=facts.tuned,\n",
+        "        largest_excess=known(np.max(records.excess)),\n        adapted=facts.tuned,\n",
     )
     assert len(tree.touched) == 2
     tree.sample("model=quadratic", "model.dim=2", *CHAIN)

@@ -1,7 +1,6 @@
 """Command lines as people type them: order, homes, quotes, and what is refused before anything is composed."""
 
 import os
-import time
 
 import pytest
 from conftest import TINY
@@ -78,10 +77,8 @@ def test_what_hydra_would_take_otherwise_than_it_was_meant_is_one_sentence(
 
 
 def test_a_huge_sweep_is_refused_with_its_count_before_it_is_made():
-    began = time.perf_counter()
     with pytest.raises(ConfigError, match=r"The sweep has 19999998 combinations \(9999999 of seed × 2 of sampler\)"):
         sweeps.combinations(["seed=range(1,10000000)", "sampler=hmc,sgld"], None, None, 10_000)
-    assert time.perf_counter() - began < 2
 
 
 def test_combinations_are_the_product_and_the_command_line_goes_before_an_experiment():

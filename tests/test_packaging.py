@@ -6,7 +6,6 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -101,11 +100,10 @@ def test_an_installed_copy_makes_a_run_and_shows_it(installed, cache, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name != "runs"]
 
 
-def test_importing_the_package_costs_nothing_and_its_names_are_found_when_used(tmp_path):
-    program = "import time; t = time.perf_counter(); import lambda_hat as l; t = time.perf_counter() - t; import sys; print(t)"
+def test_importing_the_package_imports_nothing_heavy_and_its_names_are_found_when_used(tmp_path):
+    program = "import sys; import lambda_hat"
     program += "; print([m for m in ('jax', 'numpy', 'pandas', 'hydra', 'matplotlib', 'yaml') if m in sys.modules])"
-    seconds, heavy = min(_output(sys.executable, "-c", program).splitlines() for _ in range(3))
-    assert float(seconds) < 0.05 and heavy == "[]"
+    assert _output(sys.executable, "-c", program) == "[]"
     import lambda_hat
 
     assert set(lambda_hat.__all__) >= {"load_results", "open_run", "open_target", "__version__"}
@@ -115,10 +113,15 @@ def test_importing_the_package_costs_nothing_and_its_names_are_found_when_used(t
         _ = lambda_hat.nothing
 
 
-def test_help_is_quick(tmp_path):
-    def seconds(name):
-        began = time.perf_counter()
-        _output(sys.executable, ROOT / "bin" / f"{name}.py", "--help", cwd=tmp_path)
-        return time.perf_counter() - began
-
-    assert max(min(seconds(name) for _ in range(3)) for name in COMMANDS) < 0.6
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_nothing_heavy(tmp_path, name):
+    program = f"""
+import runpy, sys
+sys.argv = ["{name}.py", "--help"]
+try:
+    runpy.run_path({str(ROOT / "bin" / f"{name}.py")!r}, run_name="__main__")
+except SystemExit:
+    pass
+print([m for m in ("jax", "numpy", "scipy", "pandas", "matplotlib", "xarray", "arviz", "blackjax") if m in sys.modules])
+"""
+    assert _output(sys.executable, "-c", program, cwd=tmp_path).splitlines()[-1] == "[]"

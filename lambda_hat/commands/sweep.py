@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.types import HydraContext, RunMode
+from hydra.types import RunMode
 
 from lambda_hat import store
-from lambda_hat.config import hydra_glue, messages
+from lambda_hat.config import hydra_glue, messages, overrides, sweeps
 from lambda_hat.config.options import conf_directory
 from lambda_hat.inspect.records import RunRecord, flat
 from lambda_hat.launch import plan
@@ -24,14 +24,6 @@ class Sweep(NamedTuple):
     records: list[RunRecord]
 
 
-class _Combinations:
-    """Stands where Hydra has a launcher, and hands the combinations back."""
-
-    @staticmethod
-    def launch(job_overrides, initial_job_idx):
-        return job_overrides
-
-
 def records(words, root=None):
     """The `Sweep` that `bin/sample.py -m <words>` would run.
 
@@ -42,21 +34,19 @@ def records(words, root=None):
         ConfigError: where a combination cannot be run.
     """
     hydra_glue.register()
+    overrides.check(words)
     words = list(words) + ([f'store.root="{root}"'] if root is not None else [])
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             master = loader.load_configuration("config", words, RunMode.MULTIRUN)
-            from hydra_plugins.lambda_hat_local import LocalSweeper  # once Hydra has loaded its plugins, not before
-
-            sweeper = LocalSweeper(master.hydra.sweeper.get("params"))
-            sweeper.hydra_context = HydraContext(config_loader=loader, callbacks=None)
-            sweeper.launcher = _Combinations
+            sweeper = master.hydra.sweeper
+            combinations = sweeps.combinations(
+                list(master.hydra.overrides.task), sweeper.get("params"), loader, sweeper.max_combinations
+            )
             compose = Composer(loader, master)
-            combinations = [
-                (partial(compose, found), found) for found in sweeper.sweep(list(master.hydra.overrides.task))
-            ]
-            jobs = [item.job for item in plan.checked("run", combinations)]
+            jobs_of = [(partial(compose, words), words) for words in combinations]
+            jobs = [item.job for item in plan.checked("run", jobs_of)]
     except Exception as error:
         if isinstance(error, UserError) or not messages.is_of_composition(error):
             raise

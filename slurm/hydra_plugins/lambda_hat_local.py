@@ -2,31 +2,43 @@
 
 from functools import partial
 
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 
 
-class LocalSweeper(BasicSweeper):
+class LocalSweeper(Sweeper):
     """The Cartesian product of the overrides, handed to the launcher in one piece; writes nothing."""
 
-    def __init__(self, params=None):
-        super().__init__(max_batch_size=None, params=params)
+    def __init__(self, params=None, max_combinations=10_000):
+        self.params, self.max_combinations = params, max_combinations
+
+    def setup(self, *, hydra_context, task_function, config):
+        """Keep what Hydra gives every sweeper, and make the launcher."""
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments):
-        """Compose nothing here: the launcher does, once for each combination. The command line goes before `params`."""
-        named = {word.lstrip("+~").split("=")[0] for word in arguments}
-        arguments = [f"{key}={value}" for key, value in (self.params or {}).items() if key not in named] + arguments
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (combinations,) = self.split_arguments(parser.parse_overrides(arguments), None)
+        """Compose nothing here: the launcher does, once for each combination."""
+        from lambda_hat.config import sweeps
+
+        loader = self.hydra_context.config_loader
+        combinations = sweeps.combinations(arguments, self.params, loader, self.max_combinations)
         return self.launcher.launch(combinations, initial_job_idx=0)
 
 
-class LocalLauncher(BasicLauncher):
+class LocalLauncher(Launcher):
     """Composes every combination, then has what is missing done as `hydra.launcher` says."""
 
     def __init__(self, **_):
-        super().__init__()
+        pass
+
+    def setup(self, *, hydra_context, task_function, config):
+        """Keep what Hydra gives every launcher."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides, initial_job_idx):
         """Exit with the code of `lambda_hat.config.launcher.run_all`."""
