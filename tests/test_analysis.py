@@ -278,6 +278,7 @@ def evidence(excess=None, **changes):
         "divergences": 0,
     }
     plain["distance2"] = generator.chisquare(P, excess.shape) / 100
+    plain["finite"] = np.isfinite(excess)
     for name in ("stein", "distance2"):
         if isinstance(changes.get(name), estimates.Chains):
             plain["estimate"] = plain["estimate"]._replace(**{name: changes.pop(name)})
@@ -403,6 +404,8 @@ def test_enough_needs_error_and_diagnostics():
     assert not verdict.is_enough(estimated(planted(shift_slightly)), 0.5), "R-hat above 1.01"
     assert not verdict.is_enough(estimated(planted(break_down)), 0.5)
     assert not verdict.is_enough(estimated(planted(stick)), 0.5)
+    lost = estimates.summarise(planted(break_down))
+    assert not verdict.is_enough(estimated(values)._replace(distance2=lost), 0.5), "|w−w0|² unknown"
 
 
 def slow(levels):

@@ -11,6 +11,7 @@ import pytest
 
 from lambda_hat.analysis import estimation
 from lambda_hat.samplers import loop, mclmc
+from lambda_hat.samplers.density import Record
 from lambda_hat.targets import artifact, curvature
 
 TRAINED = ("training.steps=3000",)
@@ -100,20 +101,22 @@ def test_a_dead_tuner_is_noticed(monkeypatch):
     assert found.status == "bad"
 
 
-def test_nan_in_the_middle_is_bad(monkeypatch):
-    """Positions of one chain are lost half way."""
+@pytest.mark.parametrize("name", Record._fields)
+def test_nan_in_the_middle_is_bad(monkeypatch, name):
+    """Of one chain something is lost half way, however few draws were enough."""
     run = loop.Loop.run
 
     def broken(self, *arguments):
         draws, states = run(self, *arguments)
-        excess = draws.records.excess.copy()
-        excess[1, 500:] = np.nan
-        return draws._replace(records=draws.records._replace(excess=excess)), states
+        values = getattr(draws.records, name).copy()
+        values[1, values.shape[1] // 2 :] = np.nan
+        return draws._replace(records=draws.records._replace(**{name: values})), states
 
     monkeypatch.setattr(loop.Loop, "run", broken)
-    found = judged("sampler=hmc")
+    found = judged("sampler=hmc", "sampler.draws=100")
     assert found.status == "bad"
-    assert found.llc_mean is None
+    assert "50 of 400 draws are not finite" in found.status_reasons[0]
+    assert name != "excess" or found.llc_mean is None
 
 
 def test_the_judge_is_blind_to_the_truth():

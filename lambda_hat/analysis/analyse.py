@@ -211,6 +211,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
             verdict.Evidence(
                 excess=excess,
                 distance2=records.distance2,
+                finite=np.isfinite(records).all(0),
                 estimate=found,
                 low=interval[0],
                 predicted_bias=bias.share,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from lambda_hat.analysis.estimates import Chains, Draws, Estimate
 from lambda_hat.analysis.summary import Cause, Finding, Verdict
@@ -67,6 +68,7 @@ class Evidence(NamedTuple):
 
     Attributes:
         excess, distance2: draws `[chains, draws]`.
+        finite: which draws are finite in all that was recorded of them `[chains, draws]`.
         estimate: of λ̂; convergence is judged on its `raw` chains.
         low: lower end of λ̂'s 95 % interval; None without one.
         predicted_bias: share by which the step is known to make the raw mean too large, and the Stein identity with it.
@@ -82,6 +84,7 @@ class Evidence(NamedTuple):
 
     excess: Draws
     distance2: Draws
+    finite: Bool[np.ndarray, "chains draws"]
     estimate: Estimate
     low: float | None
     predicted_bias: float
@@ -97,7 +100,7 @@ class Evidence(NamedTuple):
     @property
     def is_finite(self) -> bool:
         """Whether all draws are."""
-        return bool(np.all(np.isfinite(self.excess)))
+        return bool(np.all(self.finite))
 
 
 Check = Callable[[Evidence], tuple[Verdict, str] | None]
@@ -175,7 +178,7 @@ def judge_laplace(laplace: float, drawn: Chains, baseline_gain: float) -> tuple[
 
 @_check("sampler")
 def _not_finite(e: Evidence):
-    broken = ~np.isfinite(e.excess)
+    broken = ~e.finite
     if np.any(broken):
         draw = int(np.argmax(np.any(broken, 0)))
         return "bad", (
@@ -243,13 +246,13 @@ def _few_effective(e: Evidence):
 
 
 def _is_slow(distance2: Chains) -> bool:
-    """Whether there are too few effective draws of |w−w0|², or its chains disagree."""
-    return distance2.ess < SLOW_ESS or distance2.rhat > SLOW_RHAT
+    """Whether there are too few effective draws of |w−w0|² (or nobody can tell), or its chains disagree."""
+    return not distance2.ess >= SLOW_ESS or distance2.rhat > SLOW_RHAT
 
 
 @_check("sampler")
 def _slow_distance(e: Evidence):
-    if _is_slow(e.estimate.distance2):
+    if e.is_finite and e.excess.shape[1] >= FEWEST_DRAWS and _is_slow(e.estimate.distance2):
         return "warn", (
             f"|w−w0|² has R-hat {e.estimate.distance2.rhat:.3f} and ESS {e.estimate.distance2.ess:.0f}: the chains have not "
             "equilibrated along the minima, where L_n hardly changes; draw longer, or raise posterior.gamma"

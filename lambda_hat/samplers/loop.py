@@ -222,7 +222,7 @@ class Loop:
                 parts.append(part)
                 seconds += [float(found["seconds"]) + (seconds[-1] if seconds else 0.0)] * int(found["count"])
                 made = len(seconds)
-                broken = stop_broken and not np.all(np.isfinite(part[0].excess))
+                broken = stop_broken and not np.all(np.isfinite(part[0]))
             if broken and before is not None:
                 last_good = self.positions(before)
             if not self.journal.has_next() and done([part[:2] for part in parts]):
