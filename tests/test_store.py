@@ -176,6 +176,7 @@ def stored(tmp_path):
     directory = tmp_path / f"tgt_{store.digest('target', TARGET)}"
     directory.mkdir()
     store.write_config(directory, groups)
+    store.seal(directory)
     return directory, groups
 
 
@@ -192,6 +193,19 @@ def test_opening_an_edited_configuration_says_what_was_edited(stored):
         store.open_config(directory, "target")
     with pytest.raises(StoreError, match=r"\(model\.scale is 0\.2, expected 0\.1\)"):
         store.open_config(directory, "target", groups)
+
+
+def test_a_setting_that_is_in_no_hash_is_guarded_as_well(tmp_path):
+    """A key whose value is null names nothing: its line can change without the digest."""
+    groups = dict(zip(("sampler", "posterior"), RUN, strict=True))
+    directory = tmp_path / f"run_hmc_{store.digest('run', RUN)}"
+    directory.mkdir()
+    store.write_config(directory, groups)
+    store.seal(directory)
+    path = directory / "config.yaml"
+    path.write_text(path.read_text().replace("step_size: null", "step_sizf: null"))
+    with pytest.raises(StoreError, match=r"config\.yaml is damaged: it does not match its hash"):
+        store.open_config(directory, "run", groups)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +228,7 @@ def test_a_composed_configuration_survives_writing_and_opening(compose, tmp_path
     job.directory.mkdir(parents=True)
     groups = {key: getattr(job.config, key) for key in ("model", "data", "training", "seed")}
     store.write_config(job.directory, groups)
+    store.seal(job.directory)
     reopened = pipeline.job("run", compose(f"target={job.paths.target_id}", f"store.root={tmp_path}"))
     assert {key: getattr(reopened.config, key) for key in groups} == groups
     assert reopened.paths.target == job.directory

@@ -175,7 +175,7 @@ def write_config(directory: Path | str, groups: dict[str, Any]) -> None:
 
 
 def open_config(directory: Path | str, stage: str, expected: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The stored configuration of a published directory, checked against the directory's name.
+    """The stored configuration of a published directory, checked against the directory's name and its list of hashes.
 
     Arguments:
         expected: the groups that gave the directory its name, to say what differs where the check fails.
@@ -185,7 +185,8 @@ def open_config(directory: Path | str, stage: str, expected: dict[str, Any] | No
     """
     directory = Path(directory)
     path = directory / "config.yaml"
-    groups = parse_yaml(path, read_bytes(path))
+    content = read_bytes(path)
+    groups = parse_yaml(path, content)
     try:
         actual = digest(stage, [groups[key] for key in STAGES[stage].keys])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -196,6 +197,7 @@ def open_config(directory: Path | str, stage: str, expected: dict[str, Any] | No
             f"{path} hashes to {actual}, not to its directory's name: it was edited, or written by another version of "
             f"lambda_hat{f' ({differing})' if expected and differing else ''}; restore it, or move {directory} away and rerun."
         )
+    _check(path, hashlib.sha256(content).hexdigest())  # a setting that is null is in no name
     return groups
 
 
