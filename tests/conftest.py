@@ -39,6 +39,12 @@ TINY = (
 """Overrides of a job that is nearly all start-up."""
 
 
+def tiny_but(*overrides):
+    """TINY with `overrides` in place of its own values: a setting that is given twice is refused."""
+    given = {override.partition("=")[0] for override in overrides}
+    return (*(override for override in TINY if override.partition("=")[0] not in given), *overrides)
+
+
 def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run the long tests as well: kills, races, fuzz, matrices")
 
@@ -86,16 +92,35 @@ def start(cache):
     """`start(cwd, name, *argv)`: a process of bin/<name>.py, not waited for."""
 
     def started(cwd, name, *argv, python=()):
-        return subprocess.Popen(
-            [sys.executable, *python, str(ROOT / "bin" / f"{name}.py"), *argv, cache],
+        more = () if any(override.startswith("runtime.compilation_cache=") for override in argv) else (cache,)
+        process = subprocess.Popen(
+            [sys.executable, *python, str(ROOT / "bin" / f"{name}.py"), *argv, *more],
             cwd=cwd,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        _PROCESSES.append(process)
+        return process
 
     return started
+
+
+_PROCESSES = []
+"""What the running test has started: ended after it, so that a test that fails leaves nothing to the next one."""
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    yield
+    while _PROCESSES:
+        process = _PROCESSES.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        for stream in (process.stdout, process.stderr):
+            stream.close()
 
 
 @pytest.fixture(scope="session")

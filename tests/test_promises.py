@@ -12,11 +12,12 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY, Outcome
+from conftest import ROOT, TINY, Outcome, tiny_but
 from test_cli import assert_one_sentence, assert_same_analysis, assert_same_draws, files, run_of
 
 from lambda_hat import store
 from lambda_hat.store import lease as leases
+from lambda_hat.system.errors import StoreError
 
 KILLS = int(os.environ.get("LAMBDA_HAT_KILLS", "8"))
 RACERS = int(os.environ.get("LAMBDA_HAT_RACERS", "8"))
@@ -117,7 +118,7 @@ def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishe
 
 
 def test_a_terminated_run_says_so_and_goes_on(tmp_path, start, finish):
-    options = (*TINY, "sampler=hmc", "sampler.draws=2000000", "sampler.mcse_target=null")
+    options = tiny_but("sampler=hmc", "sampler.draws=2000000", "sampler.mcse_target=null")
     process = start(tmp_path, "sample", *options)
     progress = lambda: [p for p in tmp_path.glob("runs/work/*.run_*/progress.json") if '"sample"' in p.read_text()]
     wait_for(progress)
@@ -231,7 +232,7 @@ def test_every_byte_of_the_curvature_is_guarded(tiny):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
         try:
             found = store.read_sealed_arrays(path)
-        except store.StoreError:
+        except StoreError:
             continue
         assert found.keys() == sound.keys() and all((found[k] == sound[k]).all() for k in sound), at
 
@@ -288,7 +289,7 @@ def test_a_read_only_disk_is_said_and_its_results_can_be_read(small_disk, script
 
 
 def test_a_root_that_vanishes_is_said_and_not_made_anew(tmp_path, start, finish):
-    process = start(tmp_path, "sample", *TINY, "sampler=hmc", "sampler.draws=200000", "sampler.mcse_target=null")
+    process = start(tmp_path, "sample", *tiny_but("sampler=hmc", "sampler.draws=200000", "sampler.mcse_target=null"))
     drawing = lambda: [p for p in tmp_path.glob("runs/work/*.run_*/progress.json") if '"adapt"' in p.read_text()]
     wait_for(drawing)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
