@@ -138,7 +138,7 @@ def sampling(root):
         at_work = store.read_note(path).get("phase") in ("adapt", "sample")
         owner = store.read_note(path.with_name("owner.json"))
         keeps = "runtime.checkpoint_minutes=0" in owner.get("command", ())
-        if at_work and owner and (not keeps or list(path.parent.glob("checkpoint/*.npz"))):
+        if at_work and owner and (not keeps or list(path.parent.glob("checkpoint/*/*.npz"))):
             found[owner["slurm_job"]] = owner
     return found
 

@@ -217,7 +217,7 @@ def read_leftover(root: Path, name: str) -> Leftover:
         else False,
         silent_sec=silent,
         has_directory=has_directory,
-        has_checkpoint=has_directory and store.is_done(directory / "checkpoint"),
+        has_checkpoint=has_directory and bool(lease.checkpoints(directory)),
     )
 
 

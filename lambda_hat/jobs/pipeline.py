@@ -19,7 +19,7 @@ from lambda_hat.jobs import loggers, memory
 from lambda_hat.store import lease as leases
 from lambda_hat.store import provenance
 from lambda_hat.system import stopping
-from lambda_hat.system.errors import BrokeDown, ConfigError, StoreError, of_disk
+from lambda_hat.system.errors import BrokeDown, ConfigError, Deposed, StoreError, of_disk
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ def make(job, log_path=None):
 
                 with progress.shown(job, lease):
                     _STAGES[job.stage](job, lease)
+    except Deposed:  # whoever took over tells how it ends
+        raise
     except Exception as error:
         mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage)
         with contextlib.suppress(OSError):  # where the disk is what failed
@@ -164,7 +166,7 @@ def _journal(job, lease, say, **more):
         "packages": provenance.versions(),
         "device": jax.devices()[0].device_kind,
     }
-    return Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say)
+    return Journal(lease.checkpoint, identity | more, job.config.runtime.checkpoint_minutes, say, lease.check)
 
 
 # --- target -----------------------------------------------------------------------------------------------------------
@@ -184,11 +186,12 @@ def _build(job, lease):
     say = _progress(config)
     lease.report(phase="train", now=True)
     with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
-        target = artifact.build(config, say, journal)
+        target = journal.attempt(lambda: artifact.build(config, say, journal))
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
         stopping.check()
+        lease.check()
         paths.targets.mkdir(exist_ok=True)
         if config.force and store.is_done(paths.target):
             log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
@@ -235,14 +238,16 @@ def _run(job, lease):
     curvature = artifact.curvature(paths.target, target, config.posterior, lease.build)
     clock.lap("curvature")
     with _journal(job, lease, say, target=target.meta["hashes"]) as journal:
-        result, summary, tree, seconds = estimation.estimate_llc(
-            target,
-            curvature,
-            config,
-            log=say,
-            report=lease.report,
-            journal=journal,
-            identity={"target_id": paths.target_id, "run_id": paths.run_id},
+        result, summary, tree, seconds = journal.attempt(
+            lambda: estimation.estimate_llc(
+                target,
+                curvature,
+                config,
+                log=say,
+                report=lease.report,
+                journal=journal,
+                identity={"target_id": paths.target_id, "run_id": paths.run_id},
+            )
         )
         for phase, spent in seconds.items():
             clock.add(phase, spent)
@@ -267,6 +272,7 @@ def _run(job, lease):
                 provenance=Provenance(**provenance.summary(), log=lease.log),
             )
             store.write_json(hidden / Summary.FILE, summary.to_json())
+            lease.check()
             if config.force and store.is_done(paths.run):
                 log.info("the old run is now in %s", store.set_aside(paths.run, paths))
             if not store.publish(hidden, paths.run):

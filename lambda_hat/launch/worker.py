@@ -93,7 +93,7 @@ def _make(frozen, told):
     """Make one job; returns whether it failed."""
     from lambda_hat import store
     from lambda_hat.jobs import pipeline
-    from lambda_hat.system.errors import StoreError, UserError
+    from lambda_hat.system.errors import Deposed, StoreError, UserError
 
     sys.argv = frozen.command  # what records of this attempt say to type
     job = None
@@ -108,6 +108,9 @@ def _make(frozen, told):
             _tell_of_idle_gpus(told)
         log.info(pipeline.result_line(job))
         return pipeline.fails(job)
+    except Deposed as error:  # the notes in its work directory are the next owner's
+        log.error("stopped: %s", error)
+        return True
     except UserError as error:
         log.error("failed: %s", error)
     except Exception:  # the last line of defence: the others go on, and the traceback is in this job's log

@@ -273,7 +273,7 @@ def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any]) -> None:
     import numpy as np
 
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    np.savez(file, **arrays, **{_SEAL: np.array(_hash_of(arrays))})
+    np.savez(file, **arrays, **{_SEAL: np.array(seal_of(arrays))})
 
 
 def read_sealed_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
@@ -283,12 +283,13 @@ def read_sealed_arrays(path: Path | str, root: Path | str | None = None) -> dict
         StoreError: where it is missing or damaged.
     """
     arrays = read_arrays(path, root)
-    if str(arrays.pop(_SEAL, "")) != _hash_of(arrays):
+    if str(arrays.pop(_SEAL, "")) != seal_of(arrays):
         raise _damaged_arrays(path, "it does not match its own hash")
     return arrays
 
 
-def _hash_of(arrays):
+def seal_of(arrays: dict[str, Any]) -> str:
+    """The hash of arrays with their names, types and shapes, as a sealed file holds it."""
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())

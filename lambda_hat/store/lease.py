@@ -4,12 +4,16 @@
         owner.json            the lease: who makes it
         progress.json         how far it is, written anew at every heartbeat
         submitted.json        the SLURM job that is to make it
-        checkpoint/           where it goes on from
+        checkpoint/<token>/   what its owner, and the next one, resumes from
         build.<token>/        what will be published
 
 The lease is made by a hard link to a file of one's own, which is atomic on NFS too. It saves work, and nothing rests on it:
 what two owners make is published by one rename, which one of them wins. An owner on this machine is dead if its process is;
 one elsewhere, if its heartbeat stands still for a minute of the watcher's own clock, so that no two clocks are compared.
+
+An owner that was taken for dead may live, and go on: its machine was suspended, or cut off. So every owner has a token, and
+directories of its own that are named by it; who takes over gives the checkpoint its own token by one rename, so that the former
+owner's next write finds no directory. The former owner also looks for its token before it writes anything, and stops.
 """
 
 import contextlib
@@ -21,11 +25,13 @@ import sys
 import threading
 import time
 import uuid
+from errno import ENOENT
 from pathlib import Path
 
 from lambda_hat.store.files import read_note, write_note
 from lambda_hat.store.times import now
 from lambda_hat.system import stopping
+from lambda_hat.system.errors import Deposed
 
 BEAT = 10.0
 """Seconds between heartbeats."""
@@ -35,6 +41,10 @@ DEAD_AFTER = 60.0
 
 LONGEST_WAIT = 2.0
 """Most seconds between two looks at a lease that somebody else holds."""
+
+PATIENCE = 1.0
+"""Seconds for which an owner looks for a lease of its own that is not there: who clears a dead owner's away may, for a moment,
+have moved the next one's."""
 
 
 def this_process():
@@ -94,7 +104,7 @@ class Lease:
     Attributes:
         directory: <root>/work/<name>.
         build: where to make what will be published; of this owner alone.
-        checkpoint: where to keep what work goes on from; taken over by the next owner.
+        checkpoint: where to keep what work is resumed from; the next owner takes it over.
         log: path of this attempt's log, or None.
         watchers: called with all that is known of the progress, in the reporting thread, at each report.
     """
@@ -102,13 +112,19 @@ class Lease:
     def __init__(self, directory, token, log):
         self.directory, self._token, self.log, self.watchers = directory, token, log, []
         self.build = directory / f"build.{token}"
-        self.checkpoint = directory / "checkpoint"
+        self.checkpoint = directory / "checkpoint" / token
         self._progress = {"beat": 0, "began": now(), "log": log}
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._ended, self._is_deposed = threading.Lock(), threading.Event(), False
         self._thread = threading.Thread(target=self._beat_on, daemon=True)
 
     def report(self, **progress):
-        """Say how far the work is; what is not named stays as it was. Written at the next heartbeat, or `now=True`."""
+        """Say how far the work is; what is not named stays as it was. Written at the next heartbeat, or `now=True`.
+
+        Raises:
+            Deposed: where a heartbeat has shown that another process has taken over.
+        """
+        if self._is_deposed:
+            self.check()
         at_once = progress.pop("now", False)
         with self._lock:
             self._progress |= progress
@@ -120,7 +136,30 @@ class Lease:
 
     def is_held(self):
         """Whether nobody has taken this owner for dead."""
-        return read_note(self.directory / "owner.json").get("token") == self._token
+        return self._owner().get("token") == self._token
+
+    def check(self):
+        """See that the lease is still held: before anything is written that another owner might be writing.
+
+        Raises:
+            Deposed: where another process has taken over.
+            FileNotFoundError: where the store is gone.
+        """
+        give_up = time.monotonic() + PATIENCE
+        while not (owner := self._owner()) and self.directory.is_dir() and time.monotonic() < give_up:
+            time.sleep(PATIENCE / 20)
+        if owner.get("token") == self._token:
+            return
+        if not self.directory.parent.is_dir():
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(self.directory))
+        who = f"process {owner.get('pid')} on {owner.get('host')}" if owner else "another process"
+        raise Deposed(
+            f"{self.directory}: {who} has taken this work over, because this process gave no sign of life for "
+            f"{DEAD_AFTER:g} s; this one stops, and nothing is lost: the same command waits for the result."
+        )
+
+    def _owner(self):
+        return read_note(self.directory / "owner.json")
 
     def _beat_on(self):
         while not self._ended.wait(BEAT):
@@ -129,6 +168,9 @@ class Lease:
     def _beat(self):
         with self._lock:
             if self._ended.is_set():
+                return
+            if (owner := self._owner()) and owner.get("token") != self._token:
+                self._is_deposed = True
                 return
             self._progress["beat"] += 1
             self._progress["at"] = now()
@@ -147,14 +189,17 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=BEAT)
         shutil.rmtree(self.build, ignore_errors=True)
+        with contextlib.suppress(OSError):  # but for an empty one, it is the next owner's
+            self.checkpoint.rmdir()
         if not self.is_held():
             return
         if finished:
             shutil.rmtree(self.directory, ignore_errors=True)
         for name in ("progress.json", "owner.json"):
             (self.directory / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a checkpoint or a submission keeps it
-            self.directory.rmdir()
+        for emptied in (self.checkpoint.parent, self.directory):
+            with contextlib.suppress(OSError):  # a checkpoint or a submission keeps it
+                emptied.rmdir()
 
 
 @contextlib.contextmanager
@@ -169,6 +214,9 @@ def hold(directory, done, say, log=None):
 
     Yields:
         a `Lease`, or None where `done` has come true.
+
+    Raises:
+        Deposed: where another process has taken over meanwhile, and that is why something could not be written.
     """
     held = _acquire(Path(directory), done, say, log)
     if held is None:
@@ -179,6 +227,13 @@ def hold(directory, done, say, log=None):
     try:
         yield held
         finished = True
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the store is gone: the first error says what was being done
+            try:
+                held.check()
+            except Deposed as deposed:
+                raise deposed from error
+        raise
     finally:
         held.end(finished)
 
@@ -189,12 +244,14 @@ def _acquire(directory, done, say, log):
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "owner.json"
         if _claim(path, token, log):
+            held = Lease(directory, token, log)
             for left in directory.glob("build.*"):
                 shutil.rmtree(left, ignore_errors=True)
             if done():  # published between the look and the claim
-                Lease(directory, token, log).end(True)
+                held.end(True)
                 return None
-            return Lease(directory, token, log)
+            _take_over_checkpoint(held, say)
+            return held
         owner = read_note(path)
         if watch is None or watch.token != owner.get("token"):
             watch = _Watch(directory, owner)
@@ -234,6 +291,39 @@ def _claim(path, token, log):
         return False
     finally:
         own.unlink(missing_ok=True)
+
+
+def checkpoints(directory):
+    """The checkpoints in a work directory, each that of an owner, dead or alive, but for what was set aside; the fullest first."""
+    place, sizes = directory / "checkpoint", {}
+    if place.is_symlink():
+        return []
+    with contextlib.suppress(OSError), os.scandir(place) as listed:
+        for entry in listed:
+            if entry.name != "aside" and entry.is_dir(follow_symlinks=False):
+                sizes[Path(entry.path)] = len(os.listdir(entry.path))
+    return [path for path in sorted(sizes, key=lambda path: (-sizes[path], path.name)) if sizes[path]]
+
+
+def _take_over_checkpoint(held, say):
+    """Make the former owner's checkpoint this owner's, by one rename; others, of owners deposed before it, are removed.
+
+    Raises:
+        OSError: where there can be no checkpoint.
+    """
+    place = held.checkpoint.parent
+    if place.is_symlink() or (os.path.lexists(place) and not place.is_dir()):
+        os.replace(place, aside := place.with_name("checkpoint.aside"))
+        say(f"{place} is no directory: it is now {aside}")
+    for left in checkpoints(held.directory):
+        if not held.is_held():  # deposed while coming here: they are another's
+            return
+        if held.checkpoint.exists():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # taken by one who has deposed this owner
+                os.rename(left, held.checkpoint)
+    held.checkpoint.mkdir(parents=True, exist_ok=True)
 
 
 class _Watch:

@@ -44,6 +44,10 @@ class StoreError(UserError):
     """An artifact is missing, damaged or does not belong to its directory's name."""
 
 
+class Deposed(StoreError):
+    """Another process has taken over the work of this one, which was taken for dead."""
+
+
 def of_disk(error, root):
     """A `StoreError` for what a file system refuses: full, read-only, not permitted, gone; None for any other error."""
     if not isinstance(error, OSError):
