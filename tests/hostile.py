@@ -1,15 +1,40 @@
-"""Stores as somebody else may have left them: seeded mutations of a small real one, each resealed where that lets it in further."""
+"""Stores as somebody else may have left them, and what every view makes of them.
 
+Seeded mutations of a small real store, each resealed where that lets it in further.
+`python tests/hostile.py STORE FIRST LAST` tries the seeds from FIRST up to LAST on copies of the store in the directory STORE.
+"""
+
+import contextlib
+import csv
+import faulthandler
+import importlib
+import io
+import itertools
 import json
 import os
 import random
+import re
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from lambda_hat import store
+from lambda_hat.store import lease
+
+SECONDS = 10
+"""Longest that one command may take."""
+
+MEMORY = 3 * 2**30
+"""Bytes of address space that the whole may take."""
 
 SECRET = 987654.321
 """A number that stands only outside the root: wherever it shows, something outside was read."""
@@ -348,11 +373,15 @@ def change_work(rng, root, outside):
     target = pick_target(rng, root)
     name = rng.choice((f"{target.name}.run_hmc_{rng.randrange(16**8):08x}", f"tgt_{rng.randrange(16**12):012x}"))
     directory = root / "work" / name
+    if directory.parent.is_symlink():
+        raise ValueError("spoilt")
     directory.mkdir(parents=True)
     victim = json.loads((outside / "process.json").read_text())
     for part in rng.sample(sorted(NOTES), rng.randrange(1, 5)):
         path = root / "failures" / f"{name}.json" if part == "failed" else directory / f"{part}.json"
         path.parent.mkdir(exist_ok=True)
+        if path.parent.is_symlink():
+            raise ValueError("spoilt")
         note = json.loads(json.dumps(NOTES[part]))
         if part == "owner":
             note |= victim
@@ -444,8 +473,181 @@ def mutated(seed: int, base: Path, place: Path, outside: Path) -> tuple[Path, li
         mutation = rng.choice(MUTATIONS)
         try:
             mutation(rng, root, outside)
-        except (OSError, KeyError, ValueError, IndexError, TypeError, AttributeError):  # what an earlier one has spoilt
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # spoilt by an earlier one
             names.append(f"({mutation.__name__})")
         else:
             names.append(mutation.__name__)
     return root, names
+
+
+# --- views of it ------------------------------------------------------------------------------------------------------
+
+VIEWS = (
+    ("status", "{root}", "--json"),
+    ("status", "{root}"),
+    ("results", "{root}", "--csv"),
+    ("results", "{root}", "groupby=sampler,seed", "--csv"),
+    ("report", "{root}"),
+    ("store", "verify", "{root}"),
+    ("store", "du", "{root}"),
+    ("store", "reindex", "{root}"),
+    ("accuracy", "{root}", "--json"),
+    ("promote", "gallery", "{root}", "--to", "{place}/promoted", "--allow-bad"),
+    ("status", "{root}", "--cancel", "--yes"),
+    ("status", "{root}", "--log", "{run}"),
+    ("status", "{root}", "--explain", "{run}"),
+    ("status", "{root}", "--diff", "{run}", "{other}"),
+    ("store", "rm", "{root}", "status=damaged"),
+    ("status", "{root}", "--prune", "--yes"),
+)
+"""Every one of them in order, the ones that move and remove last."""
+
+
+class Hung(BaseException):
+    """A command took too long."""
+
+
+def command(name, *argv):
+    """Run a command in this process; its exit code, standard output and standard error."""
+    module = importlib.import_module(f"lambda_hat.commands.{name}")
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [f"{name}.py", *argv]
+    signal.alarm(SECONDS)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            module.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        err.write(stop.code if isinstance(stop.code, str) else "")
+    finally:
+        signal.alarm(0)
+        sys.argv = before
+    return code or 0, out.getvalue(), err.getvalue()
+
+
+def snapshot(directory):
+    """Names and contents of all files, links not followed."""
+    found = {}
+    for here, directories, names in os.walk(directory):
+        for name in (*directories, *names):
+            path = os.path.join(here, name)
+            regular = os.path.isfile(path) and not os.path.islink(path)
+            with open(path, "rb") if regular else contextlib.nullcontext() as file:
+                found[path] = file.read() if file else os.readlink(path) if os.path.islink(path) else None
+    return found
+
+
+class Examiner:
+    """Looks at mutated copies of a store with every view.
+
+    Arguments:
+        base: the store, in a directory of its own; its target has runs of hmc, which are mutated, and of mclmc, which are not.
+        place: a directory for the copies.
+    """
+
+    def __init__(self, base, place):
+        self.base, self.place, self.outside = base, place / "copy", place / "outside"
+        (self.target,) = (base / "targets").glob("tgt_*")
+        (self.run,), (self.intact,) = self.target.glob("run_hmc_*"), self.target.glob("run_mclmc_*")
+        self.process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(10000)"])
+        owner = lease.this_process() | {"pid": self.process.pid, "started": lease._started(self.process.pid)}
+        build_outside(self.outside, self.run, self.target, owner)
+        self.before = snapshot(self.outside)
+        self.llc = json.loads((self.intact / "analysis.json").read_text())["llc_mean"]
+        self._previous = signal.signal(signal.SIGALRM, self._alarmed)
+
+    def close(self):
+        signal.signal(signal.SIGALRM, self._previous)
+        self.process.kill()
+        self.process.wait()
+
+    @staticmethod
+    def _alarmed(*_):
+        raise Hung
+
+    def examine(self, seed):
+        """What is wrong with how a mutated store is shown, a sentence each."""
+        self.place.mkdir()
+        try:
+            faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # what no signal interrupts
+            signal.alarm(SECONDS)
+            root, names = mutated(seed, self.base, self.place, self.outside)
+            signal.alarm(0)
+            return [f"seed {seed} {names} {each}" for each in self._examine(root)]
+        finally:
+            signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
+            shutil.rmtree(self.place, ignore_errors=True)
+
+    def _examine(self, root):
+        names = {"run": f"{self.target.name}/{self.run.name}", "other": f"{self.target.name}/{self.intact.name}"}
+        for view in VIEWS:
+            words = [word.format(root=root, place=self.place, **names) for word in view]
+            try:
+                outcome = command(*words)
+            except Hung:
+                yield f"{view}: more than {SECONDS} s"
+            except Exception:  # whatever it is, it is what is looked for
+                yield f"{view}: {traceback.format_exc()[-1500:]}"
+            else:
+                yield from (f"{view}: {each}" for each in self._judge(words, *outcome))
+        if (root / "report.html").is_file() and "987654" in (root / "report.html").read_text(errors="replace"):
+            yield "the report shows what lies outside"
+        if (after := snapshot(self.outside)) != self.before:
+            self.before = after
+            yield "something outside has changed"
+        if self.process.poll() is not None:
+            yield "a process was stopped"
+
+    def _judge(self, words, code, out, err):
+        if code not in (0, 1) or (code == 1 and not (out + err).strip()):
+            yield f"exit code {code}: {err[:200]}"
+        if "Traceback" in out + err:
+            yield "a traceback"
+        if f"{SECRET:.0f}"[:6] in out + err:
+            yield "shows what lies outside"
+        if raw := re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", out + err):
+            yield f"a raw {raw[0]!a}"
+        if "--csv" in words and code == 0:
+            for cell in itertools.chain.from_iterable(csv.reader(io.StringIO(out))):
+                if cell.startswith(("=", "+", "-", "@")) and not re.fullmatch(r"-?[\d.]+(e[+-]?\d+)?", cell):
+                    yield f"a formula: {cell[:40]}"
+        if words[:1] + words[2:] == ["status", "--json"]:
+            rows = json.loads(out) if code == 0 else []
+            if not any(row["target_id"] == self.target.name and row.get("llc_mean") == self.llc for row in rows):
+                yield f"the untouched run is not shown: {err[:300]}"
+
+
+def main():
+    """Try seeds; a sentence for each thing that is wrong, then counts."""
+    base, first, last = Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:])
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.environ["PATH"] = ""  # no SLURM is to hear of it
+    began, wrong = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        shutil.copytree(base, "base", symlinks=True)
+        examiner = Examiner(Path(place, "base"), Path(place))
+        try:
+            for seed in range(first, last):
+                for each in examiner.examine(seed):
+                    wrong += 1
+                    print(each, flush=True)
+        finally:
+            examiner.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = time.monotonic() - began
+    print(f"{last - first} stores, {len(VIEWS)} views of each: {wrong} wrong, {seconds:.0f} s, {peak:.0f} MiB at most")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -210,8 +210,8 @@ def test_a_setting_that_is_in_no_hash_is_guarded_as_well(tmp_path):
 
 @pytest.mark.parametrize(
     "damage",
-    [None, b"{", b"", b"[1]", b"a: 1", b"\xff\xfe\xfa"],
-    ids=["missing", "not yaml", "empty", "a list", "other keys", "not text"],
+    [None, b"{", b"", b"[1]", b"a: 1", b"\xff\xfe\xfa", b"model: &a [1]\ndata: *a\ntraining: {}\nseed: 0"],
+    ids=["missing", "not yaml", "empty", "a list", "other keys", "not text", "an alias"],
 )
 def test_opening_a_damaged_configuration_names_the_file(stored, damage):
     directory, _ = stored

@@ -128,6 +128,12 @@ def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.Argume
             return act(parser.parse_intermixed_args())
         except UserError as error:
             sys.exit(terminal.printable(str(error)))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            sys.exit(
+                f"{where}{error.strerror or error}. Nothing that was finished is lost; see to the permissions and the room "
+                "there, and run the command again."
+            )
         except KeyboardInterrupt:
             return 130
 

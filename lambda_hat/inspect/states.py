@@ -1,5 +1,6 @@
 """Work that is not finished: running, queued, failed or stale, from work/, failures/ and what SLURM says of all jobs at once."""
 
+import logging
 import os
 import re
 import shlex
@@ -15,6 +16,9 @@ from lambda_hat.inspect.formats import duration
 from lambda_hat.inspect.records import Attempt, Record, RunRecord, TargetRecord, flat
 from lambda_hat.store import lease
 from lambda_hat.system.errors import StoreError
+from lambda_hat.system.terminal import printable
+
+log = logging.getLogger(__name__)
 
 UNHEARD = 2 * lease.DEAD_AFTER
 """Seconds without a heartbeat after which an owner on another machine is taken for dead; clocks may differ a little."""
@@ -177,9 +181,14 @@ def _names(root):
     for directory, suffix in ((root / "work", ""), (root / "failures", ".json")):
         try:
             if directory.is_symlink():
-                raise StoreError(
-                    f"{directory} is a symbolic link, which is not followed; put the directory itself there."
+                log.warning(
+                    "%s",
+                    printable(
+                        f"{directory} is a symbolic link, which is not followed, so that work in progress is not shown; put the "
+                        "directory itself there."
+                    ),
                 )
+                continue
             with os.scandir(directory) as entries:
                 names |= {entry.name.removesuffix(suffix) for entry in entries if entry.name.endswith(suffix)}
         except (FileNotFoundError, NotADirectoryError):

@@ -147,18 +147,17 @@ def parse_yaml(path: Path | str, content: bytes) -> dict[str, Any]:
     Raises:
         StoreError: for anything else.
     """
+    text = _decode(path, content)
     try:
-        value = yaml.load(_decode(path, content), Loader=_PlainLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_YamlLoader)):
+            raise yaml.YAMLError("it has an alias")
+        value = yaml.load(text, Loader=_YamlLoader)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, f"cannot be read ({_brief(error)})") from error
     return _object(path, value, may_have_surrogates=True)
 
 
-class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _object(path, value, may_have_surrogates):
