@@ -9,13 +9,16 @@ from hydra import compose, initialize_config_dir
 
 from lambda_hat.commands import main as cli
 from lambda_hat.config import Runtime, hydra_glue
-from lambda_hat.system import backend
+from lambda_hat.system import devices
 
-backend.start(
+CACHE = os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}")
+"""Compiled programs, kept between sessions."""
+
+devices.start(
     Runtime(
         platform="cpu",
         devices=2,
-        compilation_cache=os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}"),
+        compilation_cache=CACHE,
         progress=False,
         figures=True,
         checkpoint_minutes=5.0,

@@ -15,7 +15,7 @@ from test_cli import NETWORK, assert_same_draws
 from lambda_hat import store
 from lambda_hat.config import launcher as options
 from lambda_hat.jobs import pipeline
-from lambda_hat.launch import local, plan, script, slurm, submit, task, worker
+from lambda_hat.launch import local, plan, script, slurm, submit, task
 from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import StoreError
 
@@ -254,15 +254,10 @@ def test_a_sweep_here_can_be_looked_at_before(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_process_and_job_keeps_to_its_share_of_the_cores(compose, item, monkeypatch):
+def test_each_process_keeps_to_its_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4}, raising=False)
     assert [local.share_of_cores(slot, 2) for slot in range(2)] == [[0, 2, 4], [1, 3]]
     assert local.share_of_cores(6, 7) == [1]
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
-    assert worker._on_own_cores(item("runtime.devices=null").job).config.runtime.devices == 3
-    assert worker._on_own_cores(item("runtime.devices=2").job).config.runtime.devices == 2
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
-    assert worker._on_own_cores(item("runtime.devices=null").job).config.runtime.devices is None
 
 
 def test_each_process_sees_one_gpu(monkeypatch):

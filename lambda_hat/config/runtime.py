@@ -22,7 +22,7 @@ class Runtime:
     """How the work is done, not what comes out; never hashed."""
 
     platform: str = setting("where JAX computes; auto = a GPU if there is one", choices=("auto", "cpu", "gpu"))
-    devices: int | None = setting("CPU devices that chains are spread over; null = one a core", ge=1, le=1024)
+    devices: int | None = setting("CPU devices that chains may be spread over; null = one a core", ge=1, le=1024)
     compilation_cache: str | None = setting("directory that keeps compiled programs between commands; null = none")
     progress: bool = setting("whether a line is logged for each phase of the work")
     figures: bool = setting("whether a run's figures are drawn")

@@ -4,15 +4,13 @@ import html
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import hydra
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -24,6 +22,7 @@ from lambda_hat.analysis import estimation
 from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import conf_directory, options
+from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom
 from lambda_hat.targets.models import Params
@@ -208,7 +207,7 @@ def estimate(
     began = time.perf_counter()
     named = {name: value for name, value in {"gamma": gamma, "beta": beta, "loss": loss}.items() if value is not None}
     chosen = _settings(sampler, {"seed": seed} | named | settings)
-    with _float64():
+    with devices.settings():
         if potential is not None:
             target = _of_potential(
                 potential, params, n, {"apply": apply, "x": x, "y": y, "log_likelihood": log_likelihood}
@@ -289,13 +288,6 @@ def _check_fit(settings, target):
         )
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-@contextmanager
-def _float64() -> Iterator[None]:
-    """JAX as lambda_hat needs it; the caller's settings are as they were afterwards."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from lambda_hat.config import SGLD, Descent, Laplace, sizes
+from lambda_hat.system import machine
 from lambda_hat.system.errors import UserError
 
 GIB = 2**30
@@ -56,7 +57,7 @@ def predict(config, stage):
     p, layers = sizes.parameters(config.model), sizes.layers(config.model)
     n = config.data.n_data if layers else 1
     pair = layers[0] + layers[-1] if layers else 0
-    devices = config.runtime.devices or len(os.sched_getaffinity(0))
+    devices = config.runtime.devices or machine.cores()
     single = 4 if getattr(config.sampler, "dtype", "float32") == "float32" else 8
     training = 8 * n * (2 * pair + 2 * max(layers or (0,))) + 8 * p * POLISH_VECTORS
     if isinstance(config.training, Descent):
@@ -112,9 +113,10 @@ def available(limit):
     if limit is not None:
         return limit * GIB, "runtime.memory_limit is"
     found = [(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine has")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes", *_own_cgroups()):
+    version1 = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    for path in (version1, *machine.control_group_files("memory.max")):
         try:
-            found.append((int(Path(path).read_text()), "this container has"))
+            found.append((int(path.read_text()), "this container has"))
         except (OSError, ValueError):  # none, or `max`
             continue
     per_node, per_cpu = (os.environ.get(f"SLURM_MEM_PER_{unit}", "") for unit in ("NODE", "CPU"))
@@ -124,12 +126,3 @@ def available(limit):
         cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
         found.append((int(per_cpu) * 2**20 * (int(cpus) if cpus.isdigit() else 1), "this SLURM job has"))
     return min(found)
-
-
-def _own_cgroups():
-    """The limit files of this process's own control group, version 2."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    return [f"/sys/fs/cgroup{line.split('::', 1)[1]}/memory.max" for line in lines if line.startswith("0::")]

@@ -177,9 +177,9 @@ def _build(job, lease):
     paths, config = job.paths, job.config
     memory.check(config, "target")
     lease.report(phase="start", now=True)
-    from lambda_hat.system import backend
+    from lambda_hat.system import devices
 
-    backend.start(config.runtime)
+    devices.start(config.runtime)
     from lambda_hat.targets import artifact
 
     began = time.perf_counter()
@@ -222,9 +222,9 @@ def _run(job, lease):
     make(job._replace(stage="target", config=replace(config, force=False)))
     clock.lap("train")
     lease.report(phase="start", now=True)
-    from lambda_hat.system import backend
+    from lambda_hat.system import devices
 
-    backend.start(config.runtime)
+    devices.start(config.runtime)
     clock.listen()
     store.open_config(paths.target, "target", _groups(config, "target"))
     store.read_json(paths.target / "meta.json", *META_KEYS)

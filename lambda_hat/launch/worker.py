@@ -52,7 +52,7 @@ def _settle(told):
     if cores := told.get("cores"):
         os.sched_setaffinity(0, cores)
     if told["gpus"] == 0:  # where nothing keeps a job from the node's GPUs, it must not take one
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ["JAX_PLATFORMS"] = "cpu"
     from lambda_hat.launch import task
     from lambda_hat.store import lease as leases
 
@@ -98,7 +98,7 @@ def _make(frozen, told):
     sys.argv = frozen.command  # what records of this attempt say to type
     job = None
     try:
-        job = _on_own_cores(frozen.job())
+        job = _as_allotted(frozen.job(), told)
         if not pipeline.is_done(job):
             if not told["builds"] and job.stage == "run" and not store.is_done(job.paths.target):
                 raise StoreError(
@@ -124,13 +124,12 @@ def _make(frozen, told):
     return True
 
 
-def _on_own_cores(job):
-    """Where nothing keeps a job from the node's other cores, it must not start a CPU device for each."""
-    cores, runtime = os.environ.get("SLURM_CPUS_PER_TASK"), job.config.runtime
-    if runtime.devices is not None or not cores or not hasattr(os, "sched_getaffinity"):
+def _as_allotted(job, told):
+    """A target is built whether its job holds a GPU or not; a run that needs one and holds none fails with a sentence."""
+    runtime = job.config.runtime
+    if told["gpus"] != 0 or job.stage == "run":
         return job
-    devices = min(int(cores), len(os.sched_getaffinity(0)))
-    return job._replace(config=replace(job.config, runtime=replace(runtime, devices=devices)))
+    return job._replace(config=replace(job.config, runtime=replace(runtime, platform="cpu")))
 
 
 def _tell_of_idle_gpus(told):

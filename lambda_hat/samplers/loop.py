@@ -17,7 +17,7 @@ import numpy as np
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.store.journal import Journal
-from lambda_hat.system import parallel
+from lambda_hat.system import devices, parallel
 from lambda_hat.targets import resumable
 
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
@@ -102,7 +102,7 @@ class Draws(NamedTuple):
 
 def stream(seed, name):
     """The JAX key of a named stream."""
-    return jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))
+    return jax.random.fold_in(devices.key(seed), STREAMS.index(name))
 
 
 def over_chains(function, large):

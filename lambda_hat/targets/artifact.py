@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from lambda_hat import store
 from lambda_hat.config import FromTeacher
 from lambda_hat.store import provenance
+from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import data as datasets
 from lambda_hat.targets import losses, models, training
@@ -168,7 +169,7 @@ def read(directory, model_config, data_config):
         store.check_hash(directory / name)
     data, leaves = store.read_arrays(directory / "data.npz"), store.read_arrays(directory / "params.npz")
     model = models.build(model_config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = jax.eval_shape(model.init, devices.key(0))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(leaves[jax.tree_util.keystr(path, simple=True, separator=".")]), shapes
     )

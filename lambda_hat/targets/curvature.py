@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg
 from jaxtyping import Array, Float
+from threadpoolctl import threadpool_limits
 
 from lambda_hat.jobs import memory
-from lambda_hat.system import parallel
+from lambda_hat.system import devices, parallel
 from lambda_hat.targets import losses
 
 DENSE_LIMIT = memory.DENSE_LIMIT
@@ -89,6 +90,7 @@ def from_arrays(arrays):
     return LayerCurvature(**parts, gradients=float(arrays["gradients"]))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # sums in an order that the number of cores has no part in
 def at(loss, rows, w0, seed):
     """The curvature of a loss at w0 `[p]`: the whole Hessian, or a large network's by layers; `seed` fixes what is random."""
     if is_layered(loss, len(w0)):
@@ -96,6 +98,7 @@ def at(loss, rows, w0, seed):
     return _decompose(_products(loss, rows, jnp.asarray(w0, rows.weight.dtype)), len(w0), rows, seed, 1e-3)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def along(loss, rows, points, seed, mesh=None):
     """The mean curvature over points `[m, p]`, each seen by its own m-th part of the pairs: it costs no more than at one.
 
@@ -150,7 +153,7 @@ def _layered(loss, rows, points, seed, mesh=None):
     pairs = np.concatenate([generator.permutation(n) for _ in range(rounds)])[: groups * GROUP]
     points = jnp.asarray(points, rows.weight.dtype)
     basis, spectrum = _layer_programs(loss, _layers(loss, points.shape[1]), mesh or parallel.mesh(groups))
-    keys = jax.random.split(jax.random.key(seed), groups)
+    keys = jax.random.split(devices.key(seed), groups)
     arguments = rows, points, jnp.asarray(pairs.reshape(groups, GROUP)), jnp.arange(groups) % len(points), keys
     left, right = jax.tree.map(lambda leaf: np.linalg.eigh(leaf)[1], basis(*arguments))
     squares = spectrum(*arguments, left, right)

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
+from threadpoolctl import threadpool_limits
 
 from lambda_hat.config import Digits, TeacherData
+from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import models
 
@@ -64,6 +66,7 @@ def source(config: Any) -> Source:
     return _SOURCES[type(config)](config)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # sums in an order that the number of cores has no part in
 def build(config: Any, model: models.Model, seed: int) -> Data:
     """Draw the data set of a configuration; a loss of the weights alone has no use for more than the number of pairs.
 
@@ -129,7 +132,7 @@ def rng(seed, stream):
 
 def key(seed, stream):
     """JAX key of a named stream."""
-    return jax.random.fold_in(jax.random.key(seed), STREAMS.index(stream))
+    return jax.random.fold_in(devices.key(seed), STREAMS.index(stream))
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------

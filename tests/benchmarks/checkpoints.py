@@ -14,7 +14,7 @@ import numpy as np
 from lambda_hat.commands.main import CONF
 from lambda_hat.config import hydra_glue
 from lambda_hat.jobs import pipeline
-from lambda_hat.system import backend
+from lambda_hat.system import devices
 
 
 def run(root, minutes):
@@ -42,7 +42,7 @@ def main(root="runs", pairs=4, seconds=3.0):
     """Print a line for each pair, and the share."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra_glue.to_config(hydra.compose("config", []))
-        backend.start(config.runtime)
+        devices.start(config.runtime)
         run(root, 1e6)  # compiles
         found = []
         for _ in range(int(pairs)):

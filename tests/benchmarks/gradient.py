@@ -14,7 +14,7 @@ import numpy as np
 
 from lambda_hat.commands.main import CONF
 from lambda_hat.config import hydra_glue
-from lambda_hat.system import backend
+from lambda_hat.system import devices
 
 SIDE = 2048
 LEAPFROGS = 20
@@ -89,7 +89,7 @@ def rate(program, operations):
 def main(rounds=15, chains=4, n=20_000, metric="curvature"):
     """Print a line for each precision."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        backend.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)
+        devices.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)
         programs = {
             dtype: (chains_program(dtype, int(chains), int(n), metric), product_program(dtype))
             for dtype in ("float32", "float64")

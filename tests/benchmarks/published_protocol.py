@@ -23,12 +23,12 @@ from lambda_hat import store
 from lambda_hat.commands.main import CONF
 from lambda_hat.config import hydra_glue
 from lambda_hat.jobs import pipeline
-from lambda_hat.system import backend
+from lambda_hat.system import devices
 from lambda_hat.system.errors import UserError
 
 hydra_glue.register()
 with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-    backend.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)  # before JAX, or it has one CPU device
+    devices.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)  # before JAX, or it has one CPU device
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

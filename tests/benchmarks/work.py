@@ -15,7 +15,7 @@ import numpy as np
 from lambda_hat.commands.main import CONF
 from lambda_hat.config import hydra_glue
 from lambda_hat.jobs import pipeline
-from lambda_hat.system import backend
+from lambda_hat.system import devices
 
 TARGET = 0.002
 SHORT = {
@@ -42,7 +42,7 @@ def run(name, root, loss, seed):
     words = ["experiment=base", f"sampler={name.split()[0]}", f"posterior.loss={loss}", f"store.root={root}"]
     words += [f"sampler.{key}={value}" for key, value in settings.items()]
     config = hydra_glue.to_config(hydra.compose("config", words))
-    backend.start(config.runtime)
+    devices.start(config.runtime)
     job = pipeline.job("target", config)
     if not pipeline.is_done(job):
         pipeline.make(job)
