@@ -128,7 +128,8 @@ def load(path):
 
 def reseal(directory):
     """Have the list of hashes fit what is in a directory, if it is plain files."""
-    if all(not path.is_symlink() and path.stat().st_size < 10**7 for path in directory.rglob("*")):
+    plain = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    if all(not path.is_symlink() and path.is_file() and path.stat().st_size < 10**7 for path in plain):
         store.seal(directory)
 
 
@@ -426,6 +427,20 @@ def change_log(rng, root, outside):
     reseal(run)
 
 
+def change_version(rng, root, outside):
+    """A run of an earlier version of the estimator."""
+    run = pick_run(rng, root)
+    record = load(run / "analysis.json")
+    name = store.digest("run", [record["sampler_config"], record["posterior_config"]], rng.choice((1, 2)))
+    if rng.random() < 0.7:
+        record = record | {"estimator": 1, "run_id": f"run_hmc_{name}"}
+        if rng.random() < 0.5:
+            mutate(rng, record)
+        dump(record, run / "analysis.json")
+        reseal(run)
+    run.rename(run.with_name(f"run_hmc_{name}"))
+
+
 MUTATIONS = (
     *(change_record,) * 8,
     *(change_work,) * 4,
@@ -433,6 +448,7 @@ MUTATIONS = (
     *(change_file,) * 3,
     *(change_settings,) * 2,
     *(change_directory,) * 2,
+    *(change_version,) * 2,
     *(change_sums, change_config, change_rooms, change_log),
 )
 
@@ -504,6 +520,7 @@ VIEWS = (
     ("status", "{root}", "--log", "{run}"),
     ("status", "{root}", "--explain", "{run}"),
     ("status", "{root}", "--diff", "{run}", "{other}"),
+    ("store", "migrate", "{root}"),
     ("store", "rm", "{root}", "status=damaged"),
     ("status", "{root}", "--prune", "--yes"),
 )

@@ -97,7 +97,12 @@ def estimate_llc(
     report(phase="analyse", now=True)
     began = time.perf_counter()
     estimand = Estimand(
-        n=n, beta=float(beta), gamma=float(gamma), loss=target.loss_name(posterior), dtype=sampler.dtype
+        n=n,
+        beta=float(beta),
+        gamma=float(gamma),
+        loss=target.loss_name(posterior),
+        noise_scale=target.noise_scale_in(posterior),
+        dtype=sampler.dtype,
     )
     truth, finite = target.meta["truth"], target.model.finite(n * beta, gamma)
     summary = analyse.analyse(result, estimand, sampler, posterior, w0, curvature.gradients, truth, finite)

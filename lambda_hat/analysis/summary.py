@@ -83,6 +83,7 @@ class Estimand:
     beta: float = statistic("β", "inverse temperature")
     gamma: float = statistic("γ", "localization", pattern="g")
     loss: str | None = statistic("loss", "what L_n is: nll, mse, cross-entropy or analytic")
+    noise_scale: float | None = statistic("σ", "noise scale of the labels, where the loss has one", default=None)
     dtype: str | None = statistic("dtype", "precision of the sampler")
     parameters: str | None = statistic("parameters", "which parameters move; empty: all", default=None)
 
@@ -252,6 +253,7 @@ class Summary:
     sampler_config: Mapping[str, Any]
     posterior_config: Mapping[str, Any]
     target_hashes: Mapping[str, Any] | None = None
+    migrated_from: str | None = None
 
     walltime_sec: float | None = statistic("time", unit="s", pattern=".3g", default=None)
     timings_sec: Mapping[str, float] | None = None

@@ -3,6 +3,7 @@
 R = nβH(nβH+γ)⁻¹, H the curvature at w0; U = nβ(L_n − L_n(w0)) + γ/2 |w−w0|².
 """
 
+from dataclasses import asdict
 from os import PathLike
 from typing import Any
 
@@ -57,8 +58,7 @@ def dataset(draws: Any, summary: Summary) -> xr.DataTree:
     ):
         if not np.all(np.isnan(values)):
             stats[name] = variable(values, long_name)
-    estimand = {name: getattr(summary.estimand, name) for name in ("n", "beta", "gamma", "loss", "dtype", "parameters")}
-    named = {name: getattr(summary, name) for name in ATTRIBUTES} | estimand
+    named = {name: getattr(summary, name) for name in ATTRIBUTES} | asdict(summary.estimand)
     trace_r = None if summary.laplace is None else 2 * summary.laplace
     attributes = {
         key: value for key, value in (named | {"nbeta": nbeta, "trace_R": trace_r}).items() if value is not None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lambda_hat.commands import console
-from lambda_hat.inspect import formats, maintenance
+from lambda_hat.inspect import formats, maintenance, migration
 from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.scan import scan
 from lambda_hat.system.errors import UserError
@@ -16,6 +16,7 @@ DOC = """Care for what is stored: check that it is whole, how large it is; move 
     %(prog)s du
     %(prog)s rm status=bad sampler=sgld     # moves to <root>/trash/
     %(prog)s restore runs/trash/20260101T120000_000000
+    %(prog)s migrate                        # runs of an earlier estimator, anew from their draws
 """
 
 
@@ -102,4 +103,30 @@ def _restore(arguments, trash, filters):
     return int(bool(left))
 
 
-_ACTIONS = {"verify": _verify, "reindex": _reindex, "du": _du, "rm": _rm, "restore": _restore}
+def _migrate(arguments, root, filters):
+    """compute runs of an earlier version of the estimator anew from their draws; exit code 1 where some stay old"""
+    migrated, left = migration.migrate(root, select(scan(root), filters))
+    if arguments.json:
+        names = {str(old): str(new) for old, new in migrated.items()}
+        console.write_json({"migrated": names, "left": {str(old): reason for old, reason in left.items()}})
+        return int(bool(left))
+    lines = [f"{old} -> {new.name}" for old, new in migrated.items()]
+    lines += [f"stays old: {reason}" for reason in left.values()]
+    if not lines:
+        console.write(f"{root}: nothing there is old.")
+        return 0
+    kept = f"; the old ones are in {root / 'replaced'}" if migrated else ""
+    console.write(
+        *lines, f"{len(migrated)} computed anew{kept}; {len(left)} stay old and are never averaged with others"
+    )
+    return int(bool(left))
+
+
+_ACTIONS = {
+    "verify": _verify,
+    "reindex": _reindex,
+    "du": _du,
+    "rm": _rm,
+    "restore": _restore,
+    "migrate": _migrate,
+}

@@ -86,8 +86,9 @@ def explain(directory: Path) -> Explanation:
         StoreError: where it is damaged.
     """
     stage = _stage(directory)
-    algorithm, length, version, keys = store.STAGES[stage]
+    algorithm, length, _, keys = store.STAGES[stage]
     groups = store.open_config(directory, stage)
+    version = store.version_of(stage, [groups[key] for key in keys], directory.name.rpartition("_")[2])
     null = [
         f"{key}.{name}"
         for key in keys

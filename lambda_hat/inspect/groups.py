@@ -2,11 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
 from lambda_hat import store
+from lambda_hat.analysis.summary import Estimand as SummaryEstimand
 from lambda_hat.inspect.filters import KINDS, resolve, setting_names
 from lambda_hat.inspect.formats import setting
 from lambda_hat.inspect.records import Record
@@ -92,13 +93,20 @@ class Estimand(NamedTuple):
 
     Attributes:
         target: the target's settings but for its seed: averages over seeds are over targets drawn alike.
-        posterior: n, β, γ, the loss and what else `analysis.summary.Estimand` has; of runs without a result, their settings.
+        target_version: of the code that made the target.
+        posterior: n, β, γ, the loss, σ and what else `analysis.summary.Estimand` has, then all other settings of the posterior; of
+            runs without a result, their settings.
         estimator: version of the estimator.
     """
 
     target: tuple
+    target_version: int
     posterior: tuple
     estimator: int | None
+
+
+RESOLVED = {f"posterior.{name}" for name in ("beta", "nbeta", "gamma", "prior_radius", "loss")}
+"""Settings of the posterior that `analysis.summary.Estimand` has the effect of, however it was asked for."""
 
 
 def estimands(records: Iterable[Record]) -> dict[str, Estimand]:
@@ -106,11 +114,12 @@ def estimands(records: Iterable[Record]) -> dict[str, Estimand]:
     records, resolved = list(records), {}
     for record in records:  # a run that is not finished will have the n, β and γ of finished ones with its settings
         if record.summary is not None:
-            resolved.setdefault(_posterior_settings(record), _posterior(record.summary))
+            resolved.setdefault(_posterior_settings(record), _posterior(record))
     return {
         record.name: Estimand(
-            _target_settings(record),
-            _posterior(record.summary)
+            _some_settings(record, ("model", "data", "training")),
+            record.target_version,
+            _posterior(record)
             if record.summary
             else resolved.get(_posterior_settings(record), _posterior_settings(record)),
             record.summary.estimator if record.summary else None,
@@ -119,25 +128,39 @@ def estimands(records: Iterable[Record]) -> dict[str, Estimand]:
     }
 
 
-def _posterior(summary):
-    return tuple(float(f"{value:.9g}") if isinstance(value, float) else value for value in astuple(summary.estimand))
-
-
-def _target_settings(record):
-    return _some_settings(record, ("model", "data", "training"))
+def _posterior(record):
+    values = (
+        float(f"{value:.9g}") if isinstance(value, float) else value for value in astuple(record.summary.estimand)
+    )
+    return *values, *_some_settings(record, ("posterior",), RESOLVED)
 
 
 def _posterior_settings(record):
     return _some_settings(record, ("model", "data", "training", "posterior"))
 
 
-def _some_settings(record, groups):
-    items = record.settings.items()
-    return tuple(sorted((key, setting(value)) for key, value in items if key.partition(".")[0] in groups))
+def _some_settings(record, groups, but=frozenset()):
+    chosen = [key for key in record.settings if key.partition(".")[0] in groups and key not in but]
+    return tuple((key, setting(record.settings[key])) for key in sorted(chosen))
 
 
-ESTIMAND_COLUMNS = ("n", "beta", "gamma", "loss", "estimator")
-"""Columns of the tidy table that name an estimand beside the target's settings."""
+ESTIMAND_COLUMNS = (*(each.name for each in fields(SummaryEstimand)), "estimator", "target_version")
+"""Columns of the tidy table that name an estimand beside the settings of its target and posterior."""
+
+
+Columns = Mapping[str, Callable[[Record], Any]]
+"""Column → what it holds of a record."""
+
+
+def estimand_columns(records: Iterable[Record], columns: Columns) -> Columns:
+    """The columns in which estimands may differ: ESTIMAND_COLUMNS, and settings in which these records do.
+
+    Arguments:
+        columns: the tidy table's.
+    """
+    keys = varying(records, ("model", "data", "training", "posterior"))
+    settings = {key: _setting_reader(key) for key in keys if key not in RESOLVED}
+    return {name: columns[name] for name in ESTIMAND_COLUMNS} | settings
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -221,9 +244,7 @@ class Group(NamedTuple):
         return summarise(self.records)
 
 
-def grouped(
-    records: Sequence[Record], keys: Sequence[str], columns: dict[str, Callable[[Record], Any]]
-) -> tuple[list[str], list[Group]]:
+def grouped(records: Sequence[Record], keys: Sequence[str], columns: Columns) -> tuple[list[str], list[Group]]:
     """Runs by settings, and by what they estimate: different estimands are different groups, told apart by more columns.
 
     Arguments:
@@ -246,7 +267,7 @@ def grouped(
     pooled = {values for values, _ in cells}
     more = {}
     if len(pooled) < len(cells):
-        more = _telling(cells, columns, readers, known)
+        more = _telling(cells, columns, readers)
     groups = []
     for (values, _), members in cells.items():
         groups.append(Group((*values, *(_hashable(read(members[0])) for read in more.values())), members))
@@ -258,15 +279,10 @@ def grouped(
     return [*keys, *more], groups
 
 
-def _telling(cells, columns, readers, known):
+def _telling(cells, columns, readers):
     """Further columns in which groups differ that the given ones do not tell apart."""
-    candidates = {name: columns[name] for name in ESTIMAND_COLUMNS}
-    candidates |= {
-        key: _setting_reader(key)
-        for key in varying((members[0] for members in cells.values()), ("model", "data", "training"))
-    }
     telling = {}
-    for name, read in candidates.items():
+    for name, read in estimand_columns((members[0] for members in cells.values()), columns).items():
         if name in readers:
             continue
         seen: dict[Hashable, set] = {}

@@ -83,7 +83,7 @@ def reindex(root: Path, targets: Iterable[str] | None = None) -> list[Record]:
     for target_id in catalog if targets is None else targets:
         runs = [record for record in records if record.target_id == target_id and record.summary]
         path = store.Paths(root, target_id).runs
-        if path.parent.is_dir():
+        if path.parent.is_dir() and not path.parent.is_symlink():
             store.write_lines(path, [store.run_line(record.directory) for record in runs])
     if targets is None and (root / "targets").is_dir():
         lines = [store.target_line(root / "targets" / target_id) for target_id in catalog]
@@ -120,7 +120,8 @@ def disk_usage(root: Path, records: Sequence[Record] | None = None) -> Counter:
     """Bytes by what takes them: by record where there are some, else by kind."""
     sizes: Counter = Counter()
     if records is not None:
-        return Counter({record.short: used(record.directory) for record in records if record.directory.is_dir()})
+        there = [record for record in records if not record.directory.parent.is_symlink()]
+        return Counter({record.short: used(record.directory) for record in there if record.directory.is_dir()})
     for directory in published(existing(root)):
         run = store.RUN_ID.fullmatch(directory.name)
         sizes[f"runs, {run[1]}" if run else "targets"] += own_size(directory)
@@ -155,7 +156,7 @@ def throw_away(root: Path, records: Sequence[Record], targets: bool = False) -> 
             raise UserError(f"{', '.join(busy)}: in progress; stop that first, with status --cancel.")
     else:
         moves = [record.directory for record in records if record.run_id and record.state in ("done", "old", "damaged")]
-        moves = [path for path in moves if os.path.lexists(path)]
+        moves = [path for path in moves if os.path.lexists(path) and not path.parent.is_symlink()]
     trash = _inside(root, "trash") / datetime.now(UTC).strftime("%Y%m%dT%H%M%S_%f")
     size = sum(map(used, moves))
     for directory in moves:

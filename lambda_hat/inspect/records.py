@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_hat import store
-from lambda_hat.analysis.summary import Summary, Verdict, read_record
+from lambda_hat.analysis.summary import ESTIMATOR, Summary, Verdict, read_record
 from lambda_hat.system.errors import StoreError
+from lambda_hat.system.terminal import program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,7 @@ class TargetSummary:
     metrics: Metrics
     truth: KnownCoefficient | None
     walltime_sec: float | None
+    noise_scale: float | None = None
     created_at: float | None = None
     hashes: Mapping[str, Any] | None = None
 
@@ -141,6 +143,7 @@ class Record:
     Attributes:
         state: one of STATES.
         target_id: the target's name.
+        target_version: of the code that made the target (`store.STAGES`).
         directory: where the result is or would be.
         settings: dotted key → value, as far as they are known.
         meta: what is known of the finished target.
@@ -155,6 +158,7 @@ class Record:
     directory: Path
     settings: Settings = field(default_factory=dict)
     meta: TargetSummary | None = None
+    target_version: int = store.STAGES["target"].version
     attempt: Attempt | None = None
     owner_is_alive: bool | None = False
     is_submitted: bool = False
@@ -333,7 +337,7 @@ def read_target(directory: Path, content: Content | None = None) -> TargetRecord
         meta = TargetSummary.from_json(_checked(path, content), path)
         groups = {key: getattr(meta, f"{key}_cfg") for key in ("model", "data", "training")} | {"seed": meta.seed}
         record.settings, record.meta = flat(groups, path), meta
-        _check_name(record, "target", groups)
+        record.target_version = _version(record, "target", groups)
         _check_maker(path, "target_id", meta.target_id, directory.name)
     return None if damage.is_gone else record
 
@@ -348,13 +352,14 @@ def read_run(target: TargetRecord, run_id: str, content: Content | None = None) 
         directory=directory,
         settings=dict(target.settings),
         meta=target.meta,
+        target_version=target.target_version,
     )
     with _Damage(record) as damage:
         path = directory / Summary.FILE
         summary = Summary.from_json(_checked(path, content), path)
         groups = {"sampler": summary.sampler_config, "posterior": summary.posterior_config}
         settings = flat(groups, path)
-        _check_name(record, "run", groups)
+        _version(record, "run", groups)
         _check_maker(path, "sampler", summary.sampler, record.sampler)
         _check_maker(path, "target_id", summary.target_id, target.target_id)
         _check_maker(path, "run_id", summary.run_id or run_id, run_id)
@@ -363,6 +368,8 @@ def read_run(target: TargetRecord, run_id: str, content: Content | None = None) 
                 _check_maker(path, f"the hash of the target's {name}", value, target.meta.hashes.get(name, value))
         record.settings |= settings
         record.summary = summary
+        if record.state == "done" and summary.estimator < ESTIMATOR:
+            _make_old(record)
         record.notes += summary.status_reasons
     if target.state == "damaged":
         record.notes.append("its target is damaged")
@@ -403,20 +410,23 @@ def _checked(path, content):
     return store.read_json(path)
 
 
-def _check_name(record, stage, groups):
-    """See that settings are those that a directory is named after, by today's version of its stage or an earlier one."""
-    version = store.STAGES[stage].version
+def _version(record, stage, groups):
+    """The version of a stage by whose settings a directory is named; an earlier one than today's makes the record old."""
     values, name = [groups[key] for key in store.STAGES[stage].keys], record.directory.name.rpartition("_")[2]
-    if store.digest(stage, values) == name:
-        return
-    if any(store.digest(stage, values, earlier) == name for earlier in range(1, version)):
-        record.state = "old"
-        record.notes.append("made by an earlier version of lambda_hat: see `store migrate`")
-        return
-    raise StoreError(
-        f"{record.directory} is not what its name says: its settings hash to {store.digest(stage, values)}, so it was renamed, or "
-        "made by another version of lambda_hat; move it away and rerun."
-    )
+    version = store.version_of(stage, values, name)
+    if version is None:
+        raise StoreError(
+            f"{record.directory} is not what its name says: its settings hash to {store.digest(stage, values)}, so it was "
+            "renamed, or made by another version of lambda_hat; move it away and rerun."
+        )
+    if version < store.STAGES[stage].version:
+        _make_old(record)
+    return version
+
+
+def _make_old(record):
+    record.state = "old"
+    record.notes.append(f"made by an earlier version of lambda_hat: see {program('store')} migrate")
 
 
 def _check_maker(path, what, actual, expected):

@@ -161,6 +161,7 @@ def _add(root, name, left, jobs, records, targets):
         record = TargetRecord(directory=paths.target, **common)
     if target := targets.get(target_id):
         record.settings, record.meta = dict(target.settings), target.meta
+        record.target_version = target.target_version
     if isinstance(left, Leftover):
         record.attempt, record.owner_is_alive, record.is_submitted = (
             left.attempt,

@@ -65,6 +65,7 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "status": lambda record: record.word,
     "status_reasons": lambda record: "; ".join(record.notes),
     **{column.name: _statistic(column) for column in summary.COLUMNS},
+    "target_version": lambda record: record.target_version,
     "run_id": lambda record: record.run_id,
     "directory": lambda record: str(record.directory),
 }

@@ -143,25 +143,22 @@ def _parts(records, context):
     parts: dict = {}
     for record in records:
         if record.run_id:
-            _, posterior, estimator = context.estimands[record.name]
-            parts.setdefault((posterior, estimator if record.summary else None), []).append(record)
-    finished = [members for members in parts.values() if any(record.summary for record in members)]
-    differing = [
-        name
-        for name in groups.ESTIMAND_COLUMNS
-        if len({formats.setting(COLUMNS[name](next(r for r in members if r.summary))) for members in finished}) > 1
-    ]
+            estimand = context.estimands[record.name]
+            parts.setdefault((estimand.posterior, estimand.estimator), []).append(record)
+    finished = [record for record in records if record.summary]
+    columns = groups.estimand_columns(finished, COLUMNS)
+    differing = {name: read for name, read in columns.items() if len({formats.setting(read(r)) for r in finished}) > 1}
     for members in parts.values():
         first = next((record for record in members if record.summary), None)
         names = (
-            [f"{_SYMBOLS.get(name, name)} = {formats.cell(_rounded(COLUMNS[name](first)))}" for name in differing]
+            [f"{_SYMBOLS.get(name, name)} = {formats.cell(_rounded(read(first)))}" for name, read in differing.items()]
             if first
             else []
         )
         yield ", ".join(names), members
 
 
-_SYMBOLS = {"beta": "β", "gamma": "γ"}
+_SYMBOLS = {"beta": "β", "gamma": "γ", "noise_scale": "σ"}
 
 
 def _rounded(value):

@@ -4,7 +4,7 @@
 publishes it (`publish`).
 """
 
-from lambda_hat.store.digest import STAGES, Stage, digest, plain
+from lambda_hat.store.digest import STAGES, Stage, digest, plain, version_of
 from lambda_hat.store.files import (
     finite,
     open_regular,
@@ -75,6 +75,7 @@ __all__ = [
     "sha256",
     "target_line",
     "unix_time",
+    "version_of",
     "workspace",
     "write_config",
     "write_json",

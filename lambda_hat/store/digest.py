@@ -48,6 +48,17 @@ def digest(stage: str, values: Iterable[Any], version: int | None = None) -> str
     return hashlib.new(algorithm, text.encode()).hexdigest()[:length]
 
 
+def version_of(stage: str, values: Iterable[Any], name: str) -> int | None:
+    """The newest version of a stage by which these configuration groups have this digest; None where there is none.
+
+    Raises:
+        ValueError: as `digest`.
+    """
+    values = list(values)
+    versions = range(STAGES[stage].version, 0, -1)
+    return next((version for version in versions if digest(stage, values, version) == name), None)
+
+
 def plain(value: Any) -> Any:
     """Dataclasses as dictionaries, wherever they stand in nested dictionaries."""
     if is_dataclass(value):

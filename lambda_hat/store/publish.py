@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lambda_hat.store.digest import STAGES, digest, plain
+from lambda_hat.store.digest import STAGES, digest, plain, version_of
 from lambda_hat.store.files import damaged, open_regular, parse_object, parse_yaml, read_bytes, read_text, refuse_hole
 from lambda_hat.store.layout import SUMS, Paths
 from lambda_hat.system.errors import StoreError
@@ -181,17 +181,18 @@ def open_config(directory: Path | str, stage: str, expected: dict[str, Any] | No
         expected: the groups that gave the directory its name, to say what differs where the check fails.
 
     Raises:
-        StoreError: where it is missing, damaged, edited, or of another version.
+        StoreError: where it is missing, damaged or edited, or of a later version.
     """
     directory = Path(directory)
     path = directory / "config.yaml"
     content = read_bytes(path)
     groups = parse_yaml(path, content)
     try:
-        actual = digest(stage, [groups[key] for key in STAGES[stage].keys])
+        values = [groups[key] for key in STAGES[stage].keys]
+        actual, version = digest(stage, values), version_of(stage, values, directory.name.rsplit("_", 1)[-1])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise damaged(path, f"cannot be read ({type(error).__name__}: {error})") from error
-    if actual != directory.name.rsplit("_", 1)[-1]:
+    if version is None:
         differing = "; ".join(_differences(groups, {k: plain(v) for k, v in (expected or {}).items()}))
         raise StoreError(
             f"{path} hashes to {actual}, not to its directory's name: it was edited, or written by another version of "

@@ -58,6 +58,10 @@ class Target(NamedTuple):
             return "analytic"
         return "cross-entropy" if np.issubdtype(self.y.dtype, np.integer) else posterior.loss
 
+    def noise_scale_in(self, posterior):
+        """σ where L_n under a posterior's configuration depends on it; else None."""
+        return self.noise_scale if self.loss_name(posterior) in ("nll", "student_t") else None
+
     def rows(self, dtype):
         """The data cut into chunks, in a precision."""
         return losses.to_rows(self.x, self.y, self.widest, dtype, len(jax.local_devices()))
