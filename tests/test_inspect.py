@@ -59,8 +59,9 @@ def unfinished(tiny, tmp_path):
     }
     begun(root, names["running"], owner=leases.this_process() | {"token": "t", "slurm_job": None}, progress=progress)
     begun(root, names["stale"], owner=GONE | {"token": "t"})
-    (root / "work" / names["stale"] / "checkpoint").mkdir()
-    (root / "work" / names["stale"] / "checkpoint" / "state.npz").write_bytes(b"x" * 5000)
+    checkpoint = root / "work" / names["stale"] / "checkpoint" / "t"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.npz").write_bytes(b"x" * 5000)
     (root / "failures").mkdir()
     record = {
         "error": "no luck\nat all",
