@@ -31,6 +31,7 @@ import numpy as np  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from lambda_hat.samplers import sample  # noqa: E402
+from lambda_hat.store.journal import Journal  # noqa: E402
 from lambda_hat.targets import artifact, curvature, losses, models  # noqa: E402
 
 hydra_glue.register()
@@ -77,7 +78,7 @@ class Problem(NamedTuple):
             self.curvature(),
             log,
             enough,
-            journal,
+            journal or Journal(),
         )
 
 

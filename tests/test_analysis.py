@@ -13,9 +13,9 @@ import xarray as xr
 
 from lambda_hat.analysis import analyse, estimates, trace, verdict
 from lambda_hat.analysis.summary import ESTIMATOR, Summary, Work
-from lambda_hat.samplers.base import Bias
+from lambda_hat.samplers.base import Bias, Transition
 from lambda_hat.samplers.density import Record
-from lambda_hat.samplers.loop import Draws, Step
+from lambda_hat.samplers.loop import Draws
 from lambda_hat.system.errors import StoreError
 
 P = 12
@@ -507,7 +507,7 @@ def draws(params=None):
     generator = np.random.default_rng(0)
     records = Record(*(generator.standard_normal((2, 10)) for _ in Record._fields))
     nan = np.full((2, 10), np.nan)
-    steps = Step(
+    steps = Transition(
         acceptance=generator.random((2, 10)),
         energy=nan,
         energy_error2=nan,

@@ -93,7 +93,7 @@ def test_a_chain_that_stays_elsewhere_is_noticed(monkeypatch):
 def test_a_dead_tuner_is_noticed(monkeypatch):
     """A step that leaves the chains where they are."""
 
-    def dead(config, loss, density, states, tuning, steps):
+    def dead(config, chains, states, tuning, steps):
         return mclmc.Tuning(jnp.asarray(1e-12), jnp.asarray(1.0)), states, 0.0
 
     monkeypatch.setattr(mclmc, "_tune", dead)

@@ -13,6 +13,7 @@ from problems import config
 from lambda_hat.analysis import estimates
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
+from lambda_hat.samplers.base import Tuned
 from lambda_hat.store.journal import Journal
 from lambda_hat.targets import curvature, losses, metrics, models, truths
 
@@ -111,12 +112,12 @@ def test_sgld_update(precond, metric):
     problem, made, _ = regression("sampler=sgld", f"sampler.precond={precond}", "sampler.dtype=float64")
     density = density_of(problem, made, metric)
     nbeta, gamma, eps, a, b1, b2 = 300 / np.log(300), 1.0, 0.003, 0.2, 0.9, 0.99
-    algorithm = sgld.algorithm(made.sampler, problem.loss, 300, 300)
+    kernel = sgld.make_kernel(made.sampler, problem.loss, 300, 300)
     tuning = sgld.Tuning(jnp.asarray(eps), jnp.asarray(a), jnp.zeros(6))
-    state = algorithm.init(density, jnp.asarray(np.linspace(-0.3, 0.4, 6)), jax.random.key(0))
+    state = kernel.init(density, jnp.asarray(np.linspace(-0.3, 0.4, 6)), jax.random.key(0))
     m_metric = np.asarray(jax.vmap(density.metric.apply)(jnp.eye(6)))
     u, v, m = np.linspace(-0.3, 0.4, 6), np.ones(6), np.zeros(6)
-    step = jax.jit(algorithm.step)
+    step = jax.jit(kernel.step)
     for t in range(1, 4):
         key = jax.random.key(t)
         state, _ = step(density, tuning, state, key, None)
@@ -198,10 +199,10 @@ def test_gradients_are_counted(options):
     _, made, _ = regression(*options, "sampler.chains=1", "sampler.draws=20", "sampler.warmup=0")
     problem = counted.problem
     density = density_of(problem, made, "curvature")
-    method = sample._SAMPLERS[type(made.sampler)](made.sampler, problem.loss, 300, float(density.nbeta))
-    chains = loop.Loop(method.algorithm, density, made.sampler, made.sampler.thin)
+    method = sample.make(made.sampler, problem.loss, 300, float(density.nbeta))
+    chains = loop.Loop(method.kernel, density, made.sampler, made.sampler.thin, Journal())
     states = chains.states(loop.starts(density, density.metric, 1, 0))
-    states, tuning, _, _ = method.warm_up(chains, states, 0, 0, problems.silent)
+    states, tuning, _, _ = method.tune(chains, states, 0, 0, problems.silent)
     before = counted.gradients()
     draws, _ = chains.run(tuning, states)
     assert float(np.sum(draws.steps.gradients)) == pytest.approx(counted.gradients() - before, rel=1e-12)
@@ -283,7 +284,7 @@ def test_mclmc_survives_an_absurd_target():
 def test_mclmc_survives_a_wild_tuner(monkeypatch):
     """A tuner that returns a step a thousand times too long, and states to match, is shortened until it is sound."""
 
-    def wild(config, loss, density, states, tuning, steps):
+    def wild(config, chains, states, tuning, steps):
         broken = jax.tree.map(lambda leaf: leaf * 1e3, states)
         return mclmc.Tuning(jnp.asarray(30.0), jnp.asarray(2.0)), broken, 0.0
 
@@ -361,8 +362,8 @@ def test_hmc_default_trajectory():
         problem, made, _ = regression("sampler=hmc", metric, "sampler.warmup=0")
         made = replace(made, posterior=replace(made.posterior, gamma=4.0))
         density = density_of(problem, made, metric.split("=")[1])
-        chains = loop.Loop(hmc.algorithm(problem.loss), density, made.sampler, 1)
-        tuning = hmc.warm_up(made.sampler, problem.loss, chains, None, 0, 0, problems.silent).tuning
+        chains = loop.Loop(hmc.Leapfrog(problem.loss), density, made.sampler, 1, Journal())
+        tuning = hmc.HMC(made.sampler, problem.loss, 300, 1.0).tune(chains, None, 0, 0, problems.silent).tuning
         assert float(tuning.trajectory_length) == pytest.approx(expected)
 
 
@@ -451,13 +452,13 @@ def test_where_the_hessian_vanishes_sgld_alone_whitens_and_takes_care():
         problem, made, _ = CROSS(f"sampler={sampler}", *short)
         found = problem.sample(made).tuned
         assert found["metric"] == expected
-    assert found["predicted_bias"] <= 0.02 / sample.CAUTION + 1e-9
+    assert found["predicted_bias"] <= 0.02 / sgld.CAUTION + 1e-9
 
 
 def cheapest(made, problem, n, batch, **changes):
     """The setting that SGLD chooses from measurements of ours: step·largest ≤ 1 and 0.08/(1 + noise) bound the step."""
     measured = {"largest_curvature": 1.0, "typical_curvature": 1.0, "gradient_noise": 1.0, "controlled_noise": 1.0}
-    settled = loop.Settled(None, sgld.Tuning(jnp.asarray(0.04), jnp.asarray(0.0), None), 0.0, measured | changes)
+    settled = Tuned(None, sgld.Tuning(jnp.asarray(0.04), jnp.asarray(0.0), None), 0.0, measured | changes)
     config, batch, settled = sgld._cheapest(made.sampler, problem.loss, settled, n, batch)
     return config.control_variate, batch, float(settled.tuning.step_size)
 
@@ -480,9 +481,9 @@ def test_sgld_measures_what_its_bias_is_made_of():
     """At w0 of a linear regression, whitened: no noise with the control variate; without, the residuals', by formula."""
     problem, made, _ = regression("sampler=sgld", "sampler.chains=32", "sampler.dtype=float64")
     density = density_of(problem, made, "curvature")
-    algorithm = sgld.algorithm(made.sampler, problem.loss, 300, 50)
-    states = jax.vmap(lambda u: algorithm.init(density, u, None))(jnp.zeros((32, 6)))
-    chains = loop.Loop(algorithm, density, made.sampler, 1)
+    kernel = sgld.make_kernel(made.sampler, problem.loss, 300, 50)
+    states = jax.vmap(lambda u: kernel.init(density, u, None))(jnp.zeros((32, 6)))
+    chains = loop.Loop(kernel, density, made.sampler, 1, Journal())
     started = sgld._begin(made.sampler, problem.loss, chains, states)
     found = sgld._choose(made.sampler, problem.loss, chains, started, 0, 300, 50).chosen
     nbeta = 300 / np.log(300)
@@ -504,11 +505,11 @@ def test_the_algorithm_of_a_loop_may_be_changed():
     """With another batch size half way, as SGLD's warm-up does: the same states go on, at the other cost."""
     problem, made, _ = regression("sampler=sgld", "sampler.draws=20", "sampler.thin=2")
     density = density_of(problem, made, "curvature")
-    chains = loop.Loop(sgld.algorithm(made.sampler, problem.loss, 300, 60), density, made.sampler, 2)
+    chains = loop.Loop(sgld.make_kernel(made.sampler, problem.loss, 300, 60), density, made.sampler, 2, Journal())
     states = chains.states(loop.starts(density, density.metric, 4, 0))
     tuning = sgld.Tuning(jnp.asarray(0.01), jnp.asarray(0.0), jnp.zeros(6, jnp.float32))
     states, before = chains.advance(tuning, states, "warmup", 0, 5)
-    chains.use(sgld.algorithm(made.sampler, problem.loss, 300, 30))
+    chains.use(sgld.make_kernel(made.sampler, problem.loss, 300, 30))
     states, after = chains.advance(tuning, states, "warmup", 5, 5)
     np.testing.assert_allclose(before.steps.gradients, 2 * 0.2 + 1)
     np.testing.assert_allclose(after.steps.gradients, 2 * 0.1 + 1)

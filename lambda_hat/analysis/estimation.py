@@ -92,7 +92,7 @@ def estimate_llc(
         curvature,
         log,
         enough,
-        journal,
+        journal or Journal(),
     )
     report(phase="analyse", now=True)
     began = time.perf_counter()

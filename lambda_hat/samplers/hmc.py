@@ -1,12 +1,9 @@
-"""Hamiltonian Monte Carlo: BlackJAX's kernel, its step size adapted over all chains, its trajectories jittered.
+"""Hamiltonian Monte Carlo: BlackJAX's kernel, its step size adapted over all chains, its trajectories jittered."""
 
-Every draw integrates for a time of its own, uniform between half and one and a half times the mean, the same for all chains: no
-resonance with a direction's period, and no chain waits for another.
-"""
-
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
@@ -16,7 +13,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
-from lambda_hat.samplers.base import Bias
+from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
 from lambda_hat.system import parallel
 from lambda_hat.targets import resumable
 
@@ -53,19 +50,21 @@ class Tuning(NamedTuple):
     max_steps: jax.Array
 
 
-@lru_cache(maxsize=4)
-def algorithm(loss):
-    """The `loop.Algorithm`."""
-    logp = densities.log_density(loss)
-    kernel = blackjax.mcmc.hmc.build_kernel()
+class Leapfrog(Kernel):
+    """A trajectory of leapfrog steps, and a Metropolis test of its end."""
 
-    def init(density, u, key):
-        return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(loss, density, u))
+    @property
+    def gradients_per_step(self) -> float:
+        return 1.0
 
-    def step(density, tuning, state, key, shared):
+    def init(self, density, u, key):
+        return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
+
+    def step(self, density, tuning, state, key, shared):
+        logp = densities.log_density(self.loss)
         wanted = jax.random.uniform(shared, minval=0.5, maxval=1.5) * tuning.trajectory_length / tuning.step_size
         count = jnp.clip(jnp.round(wanted), 1, tuning.max_steps).astype(jnp.int32)
-        state, info = kernel(
+        state, info = blackjax.mcmc.hmc.build_kernel()(
             key,
             state,
             lambda u: logp(density, u),
@@ -73,56 +72,88 @@ def algorithm(loss):
             jnp.ones_like(state.position),
             count,
         )
-        return state, loop.Step(
+        return state, Transition(
             acceptance=info.acceptance_rate,
             energy=info.energy,
             energy_error2=jnp.asarray(jnp.nan),
             diverging=info.is_divergent,
-            gradients=count.astype(jnp.float64),
+            gradients=count.astype(jnp.float64) * self.gradients_per_step,
         )
 
-    def view(density, state):
+    def view(self, density, state):
         return state.position, state.logdensity, state.logdensity_grad
 
-    return loop.Algorithm(init, 1.0, step, view, 0.0)
 
+class HMC(MarkovSampler):
+    """Hamiltonian Monte Carlo: exact but for the Monte Carlo error, and the reference for the other samplers.
 
-def settle(config, loss, chains, states, draws, log):
-    """Move the chains off their starts, at settings of our own; returns a `loop.Settled`."""
-    config = replace(config, step_size=None, trajectory_length=None)
-    return _adapt(config, loss, chains, states, _start(config, chains.density), 0, draws)
+    With U(u) = −log π(u) in the metric's coordinates u, momentum v ~ N(0, 1) and step ε, a trajectory is k leapfrog steps
 
+        v ← v − ε/2 ∇U(u);   u ← u + ε v;   v ← v − ε/2 ∇U(u)
 
-def warm_up(config, loss, chains, states, first, draws, log):
-    """Adapt the step size over all chains, and halve it until trajectories no longer diverge.
+    whose end is accepted with probability min(1, exp(−ΔH)), H = U + |v|²/2. Its length kε is drawn anew for each draw, uniform
+    between half and one and a half times the mean and the same for all chains: no resonance with a direction's period, and no
+    chain waits for another.
 
-    Arguments:
-        first, draws: which draws of warm-up these are.
+    Warm-up adapts ε to a mean acceptance by dual averaging, one ε for all chains; then it makes trial draws and halves ε as long as
+    a trajectory diverges, for an average hides a posterior that is narrow in places.
 
-    Returns:
-        `loop.Settled`.
+    Arguments (of `config.HMC`):
+        step_size: ε, in the metric's coordinates: whitened ones make the posterior about a unit Gaussian, and 0.1 to 0.5 is
+            usual; in plain ones it is in units of w, and 0.001 to 0.1. None = adapted.
+        trajectory_length: mean of kε, in the same units. None = `LENGTH`: 1.1 in whitened coordinates, 0.75/√γ in plain ones.
+        target_acceptance: between 0.6 and 0.95. None = `ACCEPTANCE`: 0.65 in whitened coordinates, 0.9 in plain ones.
+        max_leapfrog_steps: most steps k of a trajectory: what a draw may cost, in full gradients.
+
+    Example:
+        A quadratic L has λ = p/2 and, at nβ = 1000/log 1000 and γ = 1, λ̂ = 0.993 p/2:
+
+        >>> import lambda_hat, numpy as np
+        >>> potential, w0 = lambda w: 0.5 * (w**2).sum(), np.zeros(4)
+        >>> est = lambda_hat.estimate(potential=potential, params=w0, n=1000, gamma=1, sampler="hmc")
+        >>> f"{est.llc:.3f} ± {est.mcse:.3f}", est.status
+        >>> est.summary.error.bias_kind, round(est.summary.adapted["trajectory_length"], 2)
+
+    References:
+        Duane, Kennedy, Pendleton and Roweth, Phys. Lett. B 195:216 (1987); Neal, arXiv 1206.1901.
+        Hoffman and Gelman, J. Mach. Learn. Res. 15:1593 (2014), section 3.2: dual averaging.
+        Bou-Rabee and Sanz-Serna, Ann. Appl. Probab. 27:2159 (2017): random trajectory lengths.
     """
-    whitens, trial = chains.density.metric.whitens, draws // 6
-    adapting = draws - trial * min(3, TRIALS[whitens])
-    settled = _adapt(config, loss, chains, states, _start(config, chains.density), first, adapting)
-    states, tuning, gradients = settled.states, settled.tuning, settled.gradients
-    made, clean, shortened = first + adapting, 0, 0
-    while trial and clean < TRIALS[whitens]:
-        states, out = chains.advance(tuning, states, "warmup", made, trial)
-        made, clean, gradients = made + trial, clean + 1, gradients + float(np.sum(out.steps.gradients))
-        if np.any(out.steps.diverging) and not config.step_size and shortened < MOST_SHORTENED:
-            clean, shortened = 0, shortened + 1
-            tuning = tuning._replace(step_size=tuning.step_size / 2)
-            log(
-                f"HMC: trajectories diverge where the posterior is narrow; step shortened to {float(tuning.step_size):.3g}"
-            )
-    chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
-    return loop.Settled(states, tuning, gradients, chosen)
+
+    @property
+    def kernel(self) -> Leapfrog:
+        return Leapfrog(self.loss)
+
+    def settle(self, chains, states, draws, log):
+        config = replace(self.config, step_size=None, trajectory_length=None)
+        return _adapt(config, chains, states, _start(config, chains.density), 0, draws)
+
+    def tune(self, chains, states, first, draws, log):
+        """Adapt the step size over all chains, and halve it until trajectories no longer diverge."""
+        config, whitens, trial = self.config, chains.density.metric.whitens, draws // 6
+        adapting = draws - trial * min(3, TRIALS[whitens])
+        adapted = _adapt(config, chains, states, _start(config, chains.density), first, adapting)
+        states, tuning, gradients = adapted.states, adapted.tuning, adapted.gradients
+        made, clean, shortened = first + adapting, 0, 0
+        while trial and clean < TRIALS[whitens]:
+            states, out = chains.advance(tuning, states, "warmup", made, trial)
+            made, clean, gradients = made + trial, clean + 1, gradients + float(np.sum(out.steps.gradients))
+            if np.any(out.steps.diverging) and not config.step_size and shortened < MOST_SHORTENED:
+                clean, shortened = 0, shortened + 1
+                tuning = tuning._replace(step_size=tuning.step_size / 2)
+                log(
+                    "HMC: trajectories diverge where the posterior is narrow; step shortened to "
+                    f"{float(tuning.step_size):.3g}"
+                )
+        chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
+        return Tuned(states, tuning, gradients, chosen)
+
+    def bias(self, chosen: Mapping[str, Any]) -> Bias:
+        """None: the Metropolis test removes what the integrator errs by."""
+        return Bias("none")
 
 
-def bias(chosen):
-    """None: the Metropolis test removes what the integrator errs by."""
-    return Bias("none")
+SAMPLER = HMC
 
 
 def _radian(density):
@@ -140,11 +171,11 @@ def _start(config, density):
     )
 
 
-def _adapt(config, loss, chains, states, tuning, first, draws):
+def _adapt(config, chains, states, tuning, first, draws):
     """Dual averaging of the step size over the draws of warm-up from `first` on."""
     fixed = bool(config.step_size)
     target = config.target_acceptance or ACCEPTANCE[chains.density.metric.whitens]
-    program = _adaptation_program(loss, config.chains, target, fixed, loop.is_large(chains.density))
+    program = _adaptation_program(chains.kernel, config.chains, target, fixed, loop.is_large(chains.density))
     begin, _, final = dual_averaging_adaptation(target)
     numbers = jnp.arange(config.chains)
     keys = loop.stream(config.seed, "warmup"), loop.stream(config.seed, "tune")
@@ -166,12 +197,11 @@ def _adapt(config, loss, chains, states, tuning, first, draws):
     states, averaging, spent = carry
     if not fixed and draws:
         tuning = tuning._replace(step_size=jnp.asarray(final(averaging)))
-    return loop.Settled(states, tuning, float(np.sum(spent)), {k: float(v) for k, v in tuning._asdict().items()})
+    return Tuned(states, tuning, float(np.sum(spent)), {k: float(v) for k, v in tuning._asdict().items()})
 
 
 @lru_cache(maxsize=4)
-def _adaptation_program(loss, chains, target_acceptance, fixed, large):
-    hmc = algorithm(loss)
+def _adaptation_program(kernel, chains, target_acceptance, fixed, large):
     mesh = parallel.mesh(chains)
     _, update, _ = dual_averaging_adaptation(target_acceptance)
 
@@ -184,7 +214,7 @@ def _adaptation_program(loss, chains, target_acceptance, fixed, large):
             shared = jax.random.fold_in(jitter, t)
 
             def one(state, chain_key):
-                return loop.transitions(hmc, density, now, state, jax.random.fold_in(chain_key, t), shared, thin)
+                return loop.transitions(kernel, density, now, state, jax.random.fold_in(chain_key, t), shared, thin)
 
             states, step = loop.over_chains(one, large)(states, chain_keys)
             accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)

@@ -1,22 +1,18 @@
 """The loop that drives every sampler: chains spread over devices, draws in chunks, a few scalars kept of each.
 
-An algorithm is two functions. `init(density, u, key)` makes the state of one chain, with its `position` u in float64;
-`step(density, tuning, state, key, shared)` makes one transition, where `key` is the chain's own and `shared` is common to all
-chains of a draw (for what they should do alike, such as the length of a trajectory). Keys are made of the seed, the stream's
-name, the chain and the draw: adding a chain, a draw or a chunk never changes another's.
+Keys are made of the seed, the stream's name, the chain and the draw: adding a chain, a draw or a chunk never changes another's.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lambda_hat.samplers import density as densities
-from lambda_hat.store.journal import Journal
+from lambda_hat.samplers.base import Transition
 from lambda_hat.system import devices, parallel
 from lambda_hat.targets import resumable
 
@@ -30,71 +26,19 @@ MAP_FLOPS = 1e8
 """On a CPU a full gradient that costs more than this is computed chain by chain, so that activations stay in the cache."""
 
 
-class Step(NamedTuple):
-    """What a transition reports beside its new state.
-
-    Attributes:
-        acceptance: acceptance probability; nan for unadjusted samplers.
-        energy: total energy (HMC), else nan.
-        energy_error2: squared change of the energy, which is conserved but for discretisation (MCLMC), else nan.
-        diverging: whether the transition broke down.
-        gradients: full-data gradient evaluations that it cost.
-    """
-
-    acceptance: Any
-    energy: Any
-    energy_error2: Any
-    diverging: Any
-    gradients: Any
-
-
-class Algorithm(NamedTuple):
-    """The contract of a sampler.
-
-    Attributes:
-        init: density, u `[p]`, key → state.
-        init_cost: full-data gradients that `init` costs.
-        step: density, tuning, state, key, shared → state, `Step`.
-        view: density, state → u `[p]`, log π(u), ∇ log π(u): what a draw is recorded from.
-        view_cost: full-data gradients that `view` costs (0 where the state holds them).
-    """
-
-    init: Callable
-    init_cost: float
-    step: Callable
-    view: Callable
-    view_cost: float
-
-
-class Settled(NamedTuple):
-    """What a phase of warm-up leaves.
-
-    Attributes:
-        states: of all chains.
-        tuning: the kernel's settings.
-        gradients: full-data gradients spent.
-        chosen: the settings that were adapted, by name.
-    """
-
-    states: Any
-    tuning: Any
-    gradients: float
-    chosen: dict
-
-
 class Draws(NamedTuple):
     """What a run of the loop leaves, each array `[chains, draws]`.
 
     Attributes:
         records: `density.Record`.
-        steps: `Step`, averaged over the transitions of a draw (diverging: any; gradients: sum).
+        steps: `base.Transition`, put together over the transitions of a draw.
         seconds: wall-clock time spent on draws by the end of each one's call `[draws]`.
         params: w − w0 `[chains, draws, p]`, or None.
         last_good: w − w0 before the chunk in which a chain broke down `[chains, p]`; None if none did.
     """
 
     records: densities.Record
-    steps: Step
+    steps: Transition
     seconds: np.ndarray
     params: np.ndarray | None
     last_good: np.ndarray | None = None
@@ -128,14 +72,14 @@ def starts(density, curvature_scales, chains, seed, size=0.3):
     return jax.vmap(density.metric.unapply)(shift)
 
 
-def transitions(algorithm, density, tuning, state, key, shared, thin):
-    """`thin` transitions of one chain; returns its state and their `Step` put together."""
+def transitions(kernel, density, tuning, state, key, shared, thin):
+    """`thin` transitions of one chain; returns its state and their `Transition` put together."""
 
     def one(i, carry):
         state, total = carry
         own, common = jax.random.fold_in(key, i), jax.random.fold_in(shared, i)
-        state, step = algorithm.step(density, tuning, state, own, common)
-        return state, Step(
+        state, step = kernel.step(density, tuning, state, own, common)
+        return state, Transition(
             acceptance=total.acceptance + step.acceptance / thin,
             energy=jnp.asarray(step.energy, jnp.float64),
             energy_error2=total.energy_error2 + step.energy_error2 / thin,
@@ -144,33 +88,32 @@ def transitions(algorithm, density, tuning, state, key, shared, thin):
         )
 
     zero = jnp.zeros((), jnp.float64)
-    return jax.lax.fori_loop(0, thin, one, (state, Step(zero, zero, zero, jnp.zeros((), bool), zero)))
+    return jax.lax.fori_loop(0, thin, one, (state, Transition(zero, zero, zero, jnp.zeros((), bool), zero)))
 
 
 class Loop:
     """A sampler on one density: one compiled program, called a chunk of draws at a time, in warm-up and after.
 
     Arguments:
-        algorithm: the sampler.
+        kernel: of the sampler.
         density: what it samples.
         config: `config.Sampling`, for chains, draws, seed and save_params.
         thin: transitions of a draw.
-        journal: `Journal`; None = nothing is kept.
+        journal: what has been computed so far (`resumable.Steps`).
     """
 
-    def __init__(self, algorithm, density, config, thin, journal=None):
-        self.config, self.thin = config, thin
-        self.journal = journal or Journal()
+    def __init__(self, kernel, density, config, thin, journal):
+        self.config, self.thin, self.journal = config, thin, journal
         self.size = math.ceil(config.draws / CHUNKS)
         self.mesh = parallel.mesh(config.chains)
         self._pieces = resumable.Pieces(self.journal, partial(parallel.place, mesh=self.mesh, spread=True))
         self.move(density)
-        self.use(algorithm)
+        self.use(kernel)
 
-    def use(self, algorithm):
-        """Make transitions with this algorithm from now on; its states are like the former's."""
-        self._chunk = _chunk_program(algorithm, self.config.save_params, is_large(self.density), self.size, self.mesh)
-        self._algorithm = algorithm
+    def use(self, kernel):
+        """Make transitions with this kernel from now on; its states are like the former's."""
+        self._chunk = _chunk_program(kernel, self.config.save_params, is_large(self.density), self.size, self.mesh)
+        self.kernel = kernel
 
     def move(self, density):
         """Sample this density from now on."""
@@ -180,7 +123,7 @@ class Loop:
         """States of all chains at these positions u `[chains, p]`."""
         fold = partial(jax.random.fold_in, stream(self.config.seed, "momentum"))
         keys = jax.vmap(fold)(jnp.arange(self.config.chains))
-        states = _states(self._algorithm, self.density, *parallel.place((positions, keys), self.mesh, True))
+        states = _states(self.kernel, self.density, *parallel.place((positions, keys), self.mesh, True))
         return parallel.place(states, self.mesh, True)
 
     def positions(self, states):
@@ -247,13 +190,13 @@ class Loop:
         return draws, states
 
 
-_PART = jax.tree.structure((densities.Record(*[0] * 4), Step(*[0] * 5), 0))
+_PART = jax.tree.structure((densities.Record(*[0] * 4), Transition(*[0] * 5), 0))
 """Of what a chunk's program leaves beside the states."""
 
 
 @partial(jax.jit, static_argnums=0)
-def _states(algorithm, density, positions, keys):
-    return jax.vmap(algorithm.init, in_axes=(None, 0, 0))(density, positions, keys)
+def _states(kernel, density, positions, keys):
+    return jax.vmap(kernel.init, in_axes=(None, 0, 0))(density, positions, keys)
 
 
 @jax.jit
@@ -262,7 +205,7 @@ def _shifts(density, positions):
 
 
 @lru_cache(maxsize=8)
-def _chunk_program(algorithm, save_params, large, size, mesh):
+def _chunk_program(kernel, save_params, large, size, mesh):
     def chunk(density, tuning, states, numbers, key, jitter, first, count, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
@@ -271,9 +214,9 @@ def _chunk_program(algorithm, save_params, large, size, mesh):
 
             def one(state, chain_key):
                 own = jax.random.fold_in(chain_key, first + i)
-                state, step = transitions(algorithm, density, tuning, state, own, shared, thin)
-                u, logp, grad = algorithm.view(density, state)
-                step = step._replace(gradients=step.gradients + algorithm.view_cost)
+                state, step = transitions(kernel, density, tuning, state, own, shared, thin)
+                u, logp, grad = kernel.view(density, state)
+                step = step._replace(gradients=step.gradients + kernel.gradients_of_view)
                 params = density.metric.apply(u.astype(density.w0.dtype)) if save_params else jnp.zeros(())
                 return state, (densities.record(density, u, logp, grad), step, params)
 

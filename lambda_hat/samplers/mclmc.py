@@ -1,12 +1,9 @@
-"""Microcanonical Langevin Monte Carlo: BlackJAX's kernel and tuner, on every chain, pooled and guarded.
+"""Microcanonical Langevin Monte Carlo: BlackJAX's kernel and tuner, on every chain, pooled and guarded."""
 
-A McLachlan step is two gradients. The tuner is started from parameters of ours: with its own it may wreck the state without a
-word. What it returns is believed only if a trial at the pooled setting keeps the energy error near its target.
-"""
-
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
@@ -16,11 +13,9 @@ from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_fin
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
-from lambda_hat.samplers.base import Bias
+from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
 from lambda_hat.system import parallel
 from lambda_hat.targets import resumable
-
-GRADIENTS_PER_STEP = 2
 
 TRIAL_DRAWS = 10
 """Most draws of each chain on which a tuned setting is tried: a third of the others at most."""
@@ -47,17 +42,20 @@ class Tuning(NamedTuple):
     decoherence_length: jax.Array
 
 
-@lru_cache(maxsize=4)
-def algorithm(loss):
-    """The `loop.Algorithm`."""
-    logp = densities.log_density(loss)
-    kernel = blackjax.mcmc.mclmc.build_kernel()
+class IsokineticLangevin(Kernel):
+    """An isokinetic McLachlan step between two partial refreshments of the momentum's direction."""
 
-    def init(density, u, key):
+    @property
+    def gradients_per_step(self) -> float:
+        return 2.0
+
+    def init(self, density, u, key):
+        logp = densities.log_density(self.loss)
         return blackjax.mcmc.mclmc.init(u, lambda u: logp(density, u), key)
 
-    def step(density, tuning, state, key, shared):
-        state, info = kernel(
+    def step(self, density, tuning, state, key, shared):
+        logp = densities.log_density(self.loss)
+        state, info = blackjax.mcmc.mclmc.build_kernel()(
             key,
             state,
             lambda u: logp(density, u),
@@ -66,52 +64,80 @@ def algorithm(loss):
             tuning.step_size,
         )
         nan = jnp.asarray(jnp.nan)
-        return state, loop.Step(
+        return state, Transition(
             acceptance=nan,
             energy=nan,
             energy_error2=info.energy_change**2,
             diverging=~info.nonans,
-            gradients=jnp.asarray(float(GRADIENTS_PER_STEP)),
+            gradients=jnp.asarray(self.gradients_per_step),
         )
 
-    def view(density, state):
+    def view(self, density, state):
         return state.position, state.logdensity, state.logdensity_grad
 
-    return loop.Algorithm(init, 1.0, step, view, 0.0)
 
+class MCLMC(MarkovSampler):
+    """Microcanonical Langevin Monte Carlo: no Metropolis test, so the step leaves a bias, which is kept small and measured.
 
-def settle(config, loss, chains, states, draws, log):
-    """Move the chains off their starts, at settings of our own; returns a `loop.Settled`."""
-    config = replace(config, step_size=None, decoherence_length=None)
-    return _trials(config, chains, states, _start(config, chains.density), "settle", 0, draws, log)
+    With U(u) = −log π(u) in the metric's p coordinates u and a momentum v of length 1, the chain follows
 
+        du = v dt;   dv = −(1 − vvᵀ) ∇U(u)/(p−1) dt + √(2/(Lp)) (1 − vvᵀ) dW
 
-def warm_up(config, loss, chains, states, first, draws, log):
-    """Tune L and the step size on each chain, pool them, and try the pooled setting.
+    by McLachlan's splitting with step ε, two gradients each. The energy is conserved but for discretisation: the variance of its
+    error a step and dimension is what the step is tuned to. What that is worth in λ̂ depends on the posterior, and is measured by
+    the draws, through the residual of Stein's identity.
 
-    Arguments:
-        first, draws: which draws of warm-up these are.
+    Warm-up runs BlackJAX's tuner on every chain and pools L (the mean) and ε (the geometric mean, at most `LONGEST_STEP`·L). The
+    tuner is started from settings of ours: with its own it may wreck the state without a word (λ̂ of 1e8). The pooled setting is
+    believed only if trial draws keep the energy error near its target; else ε is shortened.
 
-    Returns:
-        `loop.Settled`.
+    Arguments (of `config.MCLMC`):
+        step_size: ε, in the metric's coordinates; of order √p/10 in whitened ones. None = tuned.
+        decoherence_length: L, the distance over which the momentum is forgotten; of order √p in whitened ones. None = tuned.
+        energy_variance: of the energy error a step and dimension; 1e-4 to 1e-3: λ̂'s bias grows with it.
+        thin: transitions of a draw.
+
+    Example:
+        >>> import lambda_hat, numpy as np
+        >>> potential, w0 = lambda w: 0.5 * (w**2).sum(), np.zeros(4)
+        >>> est = lambda_hat.estimate(potential=potential, params=w0, n=1000, gamma=1, sampler="mclmc")
+        >>> f"{est.llc:.3f} ± {est.mcse:.3f}", est.status
+        >>> est.summary.error.bias_kind
+
+    References:
+        Robnik, De Luca, Silverstein and Seljak, J. Mach. Learn. Res. 24:311 (2023); Robnik and Seljak, arXiv 2303.18221.
+        McLachlan, SIAM J. Sci. Comput. 16:151 (1995).
     """
-    tuning = _start(config, chains.density)
-    if not draws:
-        return loop.Settled(states, tuning, 0.0, {k: float(v) for k, v in tuning._asdict().items()})
-    spent = 0.0
-    if config.step_size is None or config.decoherence_length is None:
-        found, states, spent = _tune(config, loss, chains, states, tuning, draws * chains.thin // 2)
-        tuning = Tuning(
-            tuning.step_size if config.step_size else found.step_size,
-            tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
-        )
-    settled = _trials(config, chains, states, tuning, "warmup", first, min(TRIAL_DRAWS, max(1, draws // 3)), log)
-    return settled._replace(gradients=settled.gradients + spent)
+
+    @property
+    def kernel(self) -> IsokineticLangevin:
+        return IsokineticLangevin(self.loss)
+
+    def settle(self, chains, states, draws, log):
+        config = replace(self.config, step_size=None, decoherence_length=None)
+        return _trials(config, chains, states, _start(config, chains.density), "settle", 0, draws, log)
+
+    def tune(self, chains, states, first, draws, log):
+        """Tune L and the step size on each chain, pool them, and try the pooled setting."""
+        config, tuning = self.config, _start(self.config, chains.density)
+        if not draws:
+            return Tuned(states, tuning, 0.0, {k: float(v) for k, v in tuning._asdict().items()})
+        spent = 0.0
+        if config.step_size is None or config.decoherence_length is None:
+            found, states, spent = _tune(config, chains, states, tuning, draws * chains.thin // 2)
+            tuning = Tuning(
+                tuning.step_size if config.step_size else found.step_size,
+                tuning.decoherence_length if config.decoherence_length else found.decoherence_length,
+            )
+        tried = _trials(config, chains, states, tuning, "warmup", first, min(TRIAL_DRAWS, max(1, draws // 3)), log)
+        return tried._replace(gradients=tried.gradients + spent)
+
+    def bias(self, chosen: Mapping[str, Any]) -> Bias:
+        """Measured: what the energy error is worth in λ̂ depends on the posterior."""
+        return Bias("measured")
 
 
-def bias(chosen):
-    """Measured: what the energy error is worth in λ̂ depends on the posterior."""
-    return Bias("measured")
+SAMPLER = MCLMC
 
 
 def _start(config, density):
@@ -141,18 +167,20 @@ def _trials(config, chains, states, tuning, stream, first, draws, log):
         tuning = tuning._replace(step_size=tuning.step_size * SHORTER)
         states = states if sound else began
     chosen = {k: float(v) for k, v in tuning._asdict().items()}
-    return loop.Settled(states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries})
+    return Tuned(states, tuning, gradients, chosen | {"energy_variance": energy_variance, "retries": retries})
 
 
-def _tune(config, loss, chains, states, tuning, steps):
+def _tune(config, chains, states, tuning, steps):
     """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
-    program = _tuning_program(loss, config.chains, config.energy_variance, steps, loop.is_large(chains.density))
+    program = _tuning_program(
+        chains.kernel.loss, config.chains, config.energy_variance, steps, loop.is_large(chains.density)
+    )
     numbers, key = jnp.arange(config.chains), loop.stream(config.seed, "tune")
     found = chains.journal.step("tune", lambda: resumable.pack(program(chains.density, tuning, states, numbers, key)))
     settled, step_sizes, lengths = resumable.unpack(found, jax.tree.structure((states, 0, 0)))
     good = jnp.isfinite(step_sizes) & (step_sizes > 0) & jnp.isfinite(lengths) & (lengths > 0)
     good &= jnp.isfinite(settled.logdensity)
-    spent = GRADIENTS_PER_STEP * config.chains * 2 * round(0.4 * steps)
+    spent = chains.kernel.gradients_per_step * config.chains * 2 * round(0.4 * steps)
     if not bool(jnp.any(good)):
         return tuning, states, spent
 

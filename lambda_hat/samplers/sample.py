@@ -1,22 +1,20 @@
 """From a target and a configuration to draws: the one way through every sampler."""
 
+import importlib
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lambda_hat.config import HMC, MCLMC, SGLD, Laplace
 from lambda_hat.samplers import density as densities
-from lambda_hat.samplers import hmc, laplace, loop, mclmc, sgld
-from lambda_hat.samplers.base import Bias
-from lambda_hat.store.journal import Journal
+from lambda_hat.samplers import loop
+from lambda_hat.samplers.base import Bias, Sampler
+from lambda_hat.samplers.laplace import Laplace
 from lambda_hat.targets import curvature as curvatures
-from lambda_hat.targets import metrics
+from lambda_hat.targets import losses, metrics
 
 LAPLACE_DRAWS = 16
 """Laplace draws that the choice of coordinates is made on."""
@@ -33,9 +31,6 @@ POSITIONS = 4
 
 SHRINKINGS, SMALLEST_START = 3, 0.3
 """Gradients that the size of Laplace draws is found with, and the least size."""
-
-CAUTION = 5.0
-"""Divisor of SGLD's bias target where the posterior is not quadratic, and the bias predicted too small."""
 
 CENTRE_GRADIENTS = 3
 """Full gradients at w0: for L_n(w0) in two coordinates, and for the baseline."""
@@ -92,7 +87,19 @@ def localization(posterior, p):
     return posterior.localization(p)
 
 
-def choose_metric(sampler, loss, whitened, journal):
+def make(config: Any, loss: losses.Loss, n: int, nbeta: float) -> Sampler:
+    """The sampler that a configuration names, for a problem: `SAMPLER` of the module of that name.
+
+    Arguments:
+        config: of class `config.Drawing`.
+        loss: L_n.
+        n: pairs of data.
+        nbeta: nβ.
+    """
+    return importlib.import_module(f"lambda_hat.samplers.{config.name}").SAMPLER(config, loss, n, nbeta)
+
+
+def choose_metric(method, whitened, journal):
     """The coordinates a sampler moves in: as asked, else the curvature's if the posterior is near enough to quadratic.
 
     Draws from the Laplace approximation at w0 have a potential of ½ a dimension if it holds, and a far larger one where the
@@ -103,12 +110,12 @@ def choose_metric(sampler, loss, whitened, journal):
         `curvature` or `identity`, the potential measured over the one expected (None if it did not matter), and the
         gradients spent.
     """
-    if sampler.metric is not None:
-        return sampler.metric, None, 0
-    if getattr(sampler, "precond", "none") != "none":
-        return "identity", None, 0
-    z = jax.random.normal(loop.stream(sampler.seed, "metric"), (LAPLACE_DRAWS, whitened.w0.size), whitened.w0.dtype)
-    found = journal.step("potentials", lambda: {"ratio": np.median(_laplace_potentials(loss, whitened, z))})
+    if method.metric is not None:
+        return method.metric, None, 0
+    z = jax.random.normal(
+        loop.stream(method.config.seed, "metric"), (LAPLACE_DRAWS, whitened.w0.size), whitened.w0.dtype
+    )
+    found = journal.step("potentials", lambda: {"ratio": np.median(_laplace_potentials(method.loss, whitened, z))})
     ratio = float(found["ratio"])
     near = ratio < LAPLACE_TOLERATED and not densities.is_degenerate(whitened)
     return "curvature" if near else "identity", ratio, LAPLACE_DRAWS
@@ -125,7 +132,7 @@ def _laplace_potentials(loss, whitened, z):
     return jax.lax.map(potential, z)
 
 
-def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda so_far: False, journal=None):
+def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journal):
     """Run a sampler.
 
     Arguments:
@@ -137,43 +144,42 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough=lambda 
         curvature: of this loss at w0.
         log: called with a line for each phase.
         enough: given what there is `SoFar`, whether no more draws are wanted.
-        journal: the `Journal` that the work goes on from; None = nothing is kept.
+        journal: what has been computed so far (`resumable.Steps`).
 
     Returns:
         `Result`.
     """
-    journal = journal or Journal()
     nbeta, gamma = n * inverse_temperature(posterior, n), localization(posterior, len(w0))
-    make = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
-    whitened = make("curvature", sampler.dtype)
-    if isinstance(sampler, Laplace):
-        return _laplace(sampler, loss, whitened)
-    metric, laplace_ratio, trial = choose_metric(sampler, loss, whitened, journal)
-    density = whitened if metric == "curvature" else make("identity", sampler.dtype)
+    build = partial(densities.build, loss, rows, w0, nbeta, gamma, curvature)
+    whitened = build("curvature", sampler.dtype)
+    method = make(sampler, loss, n, nbeta)
+    if isinstance(method, Laplace):
+        return _laplace(method, whitened)
+    metric, laplace_ratio, trial = choose_metric(method, whitened, journal)
+    density = whitened if metric == "curvature" else build("identity", sampler.dtype)
     wide = metric == "identity" and laplace_ratio is not None
-    along = metric == "curvature" or (wide and isinstance(sampler, SGLD))
+    along = metric == "curvature"
     if wide:
+        careful = method.far_from_quadratic()
+        method, along = careful or method, careful is not None
         log(
             f"{sampler.name}: the posterior is not quadratic around w0 (Laplace draws have {laplace_ratio:.3g} times the "
             f"potential expected): sampling in {'coordinates whitened along the chains' if along else 'plain coordinates'}"
         )
-        if along:
-            sampler = replace(sampler, bias_target=sampler.bias_target / CAUTION)
-    method = _SAMPLERS[type(sampler)](sampler, loss, n, nbeta)
 
     began = time.perf_counter()
     place = partial(loop.starts, curvature_scales=whitened.metric, chains=sampler.chains, seed=sampler.seed)
-    spent, first = method.algorithm.init_cost * sampler.chains, 0
+    spent, first = method.kernel.gradients_of_init * sampler.chains, 0
     if metric == "curvature" and sampler.warmup and curvatures.is_layered(loss, len(w0)):
         density, size, gradients = _whiten_around(loss, whitened, sampler.seed, journal)
         spent, place = spent + gradients, partial(place, size=size)
-    chains = loop.Loop(method.algorithm, density, sampler, sampler.thin or sgld.THIN, journal)
+    chains = loop.Loop(method.kernel, density, sampler, method.thin, journal)
     states = chains.states(place(density))
     if along and sampler.warmup >= SETTLED_FROM:
         first = sampler.warmup // 4
         states, gradients = _whiten_along(method, chains, states, first, loss, log)
         spent += gradients
-    settled = method.warm_up(chains, states, first, sampler.warmup - first, log)
+    settled = method.tune(chains, states, first, sampler.warmup - first, log)
     states, tuned = jax.block_until_ready(settled.states), settled.chosen
     adapted = time.perf_counter()
     log(f"{sampler.name}: tuned " + ", ".join(f"{k} {v:.4g}" for k, v in tuned.items() if v is not None))
@@ -207,16 +213,16 @@ def _baseline_gain(loss, whitened):
     return 0.5 * float(grad @ grad)
 
 
-def _laplace(sampler, loss, whitened):
-    draws = laplace.draw(sampler, loss, whitened)
+def _laplace(method, whitened):
+    draws = method.draw(whitened)
     return Result(
         draws=draws,
         warmup_gradients=CENTRE_GRADIENTS - 1,
         tuned={"metric": "curvature"},
-        bias=Bias("gaussian"),
+        bias=method.bias({}),
         density=whitened,
         laplace=float(whitened.shares.trace()) / 2,
-        baseline_gain=_baseline_gain(loss, whitened),
+        baseline_gain=_baseline_gain(method.loss, whitened),
         seconds={"adapt": 0.0, "sample": draws.seconds[-1]},
     )
 
@@ -273,39 +279,5 @@ def _whiten_along(method, chains, states, draws, loss, log):
     curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal, chains.mesh)
     metric = metrics.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
     chains.move(density._replace(metric=metric))
-    spent += curvature.gradients + method.algorithm.init_cost * chains.config.chains
+    spent += curvature.gradients + method.kernel.gradients_of_init * chains.config.chains
     return chains.states(jax.vmap(metric.unapply)(jnp.asarray(positions))), spent
-
-
-class _Method(NamedTuple):
-    """A sampler made for a problem: its `loop.Algorithm`, the two phases of its warm-up, and chosen settings → `Bias`."""
-
-    algorithm: loop.Algorithm
-    settle: Callable
-    warm_up: Callable
-    bias: Callable
-
-
-def _hmc(sampler, loss, n, nbeta):
-    return _Method(
-        hmc.algorithm(loss), partial(hmc.settle, sampler, loss), partial(hmc.warm_up, sampler, loss), hmc.bias
-    )
-
-
-def _mclmc(sampler, loss, n, nbeta):
-    return _Method(
-        mclmc.algorithm(loss), partial(mclmc.settle, sampler, loss), partial(mclmc.warm_up, sampler, loss), mclmc.bias
-    )
-
-
-def _sgld(sampler, loss, n, nbeta):
-    batch = sgld.batch_size(sampler, n, nbeta)
-    return _Method(
-        sgld.algorithm(sampler, loss, n, batch),
-        partial(sgld.settle, sampler, loss, n=n, batch=batch),
-        partial(sgld.warm_up, sampler, loss, n=n, batch=batch),
-        partial(sgld.bias, sampler),
-    )
-
-
-_SAMPLERS = {HMC: _hmc, MCLMC: _mclmc, SGLD: _sgld}

@@ -1,18 +1,10 @@
-"""Stochastic gradient Langevin dynamics in the ε/2 convention, with diagonal preconditioners and a control variate.
-
-    w ← w − (ε_t/2) ( γ(w−w0) + nβ·drift ) + sqrt(ε_t) N(0, 1)
-    none:    ε_t = ε                                              drift = g
-    rmsprop: v ← b2 v + (1−b2) g², v_{−1} = 1;  ε_t = ε/(√v̂ + a)  drift = g
-    adam:    as rmsprop, and m ← b1 m + (1−b1) g;                 drift = m̂
-with g the minibatch gradient of the mean loss, v̂ = v/(1−b2^t), m̂ = m/(1−b1^t) (Hitchcock & Hoogland, arXiv 2507.21449,
-App. D.3: the moments see the loss gradient only). BlackJAX's `sgld` has twice this ε. The control variate replaces g by
-g(w) − g(w0) + ∇L_n(w0), both on the same batch: its noise vanishes towards w0.
-"""
+"""Stochastic gradient Langevin dynamics with preconditioners and a control variate, its step chosen by the bias it leaves."""
 
 import itertools
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +12,7 @@ import numpy as np
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
-from lambda_hat.samplers.base import Bias
+from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
 from lambda_hat.system import parallel
 from lambda_hat.targets import losses
 
@@ -40,6 +32,9 @@ as with 9921 parameters."""
 
 WORTH_IT = 0.7
 """Share of the present batch's cost below which another is taken: its program must be compiled first."""
+
+CAUTION = 5.0
+"""Divisor of the bias target where the posterior is not quadratic, and the bias predicted too small."""
 
 STIFFEST = 50.0
 """Step size times largest curvature, over the bias target, at most; never above 1, a quarter of where it diverges."""
@@ -98,11 +93,6 @@ def batch_size(config, n, nbeta):
     return config.batch_size or int(min(n if n <= 4 * OVERHEAD else n // 2, max(1, np.ceil(np.sqrt(OVERHEAD * nbeta)))))
 
 
-def algorithm(config, loss, n, batch):
-    """The `loop.Algorithm` for a data set of n pairs and this batch size."""
-    return _algorithm(_kernel_settings(config), loss, n, batch)
-
-
 def _kernel_settings(config):
     """The configuration with all that compiled programs do not depend on taken out."""
     fixed = {"draws": 1, "warmup": 0, "thin": 1, "seed": 0, "step_size": None, "bias_target": 0.5, "stabilizer": None}
@@ -110,25 +100,47 @@ def _kernel_settings(config):
 
 
 def is_controlled(config):
-    """Whether gradients are corrected by those at w0: as asked, else no, until `warm_up` finds that it pays."""
+    """Whether gradients are corrected by those at w0: as asked, else no, until `SGLD.tune` finds that it pays."""
     return config.control_variate is True
 
 
-@lru_cache(maxsize=4)
-def _algorithm(config, loss, n, batch):
-    cost = _gradient_cost(config, loss, n, batch)
+@dataclass(frozen=True)
+class Euler(Kernel):
+    """An Euler step of Langevin dynamics with a minibatch gradient.
 
-    def init(density, u, key):
+    Attributes:
+        config: what the configuration decides of a step (`_kernel_settings`).
+        n, batch: pairs of data, and in a minibatch.
+    """
+
+    config: Any
+    n: int
+    batch: int
+
+    @property
+    def gradients_per_step(self) -> float:
+        return _gradient_cost(self.config, self.loss, self.n, self.batch)
+
+    @property
+    def gradients_of_init(self) -> float:
+        return 0.0
+
+    @property
+    def gradients_of_view(self) -> float:
+        return 1.0
+
+    def init(self, density, u, key):
         first = second = None
-        if config.precond != "none":
+        if self.config.precond != "none":
             first, second = jnp.zeros(u.size, density.w0.dtype), jnp.ones(u.size, density.w0.dtype)
         return State(u, first, second, jnp.zeros((), jnp.int32))
 
-    def step(density, tuning, state, key, shared):
+    def step(self, density, tuning, state, key, shared):
+        config = self.config
         batch_key, noise_key = jax.random.split(key)
         dtype = density.w0.dtype
         shift = density.metric.apply(state.position.astype(dtype))
-        g = _gradient(config, loss, density, tuning, shift, batch_key, n, batch)
+        g = _gradient(config, self.loss, density, tuning, shift, batch_key, self.n, self.batch)
         count = state.count + 1
         drift, first, second, eps = g, state.first, state.second, tuning.step_size
         if config.precond != "none":
@@ -141,13 +153,124 @@ def _algorithm(config, loss, n, batch):
         force = density.metric.apply(density.gamma.astype(dtype) * shift + density.nbeta.astype(dtype) * drift)
         noise = jax.random.normal(noise_key, state.position.shape, dtype)
         u = state.position - eps / 2 * force + jnp.sqrt(eps) * noise
-        nan = jnp.asarray(jnp.nan)
-        return State(u, first, second, count), loop.Step(nan, nan, nan, ~jnp.all(jnp.isfinite(u)), jnp.asarray(cost))
+        nan, broken = jnp.asarray(jnp.nan), ~jnp.all(jnp.isfinite(u))
+        return State(u, first, second, count), Transition(nan, nan, nan, broken, jnp.asarray(self.gradients_per_step))
 
-    def view(density, state):
-        return state.position, *densities.log_density_and_grad(loss, density, state.position)
+    def view(self, density, state):
+        return state.position, *densities.log_density_and_grad(self.loss, density, state.position)
 
-    return loop.Algorithm(init, 0.0, step, view, 1.0)
+
+def make_kernel(config, loss, n, batch):
+    """The kernel for a data set of n pairs and this batch size."""
+    return Euler(loss, _kernel_settings(config), n, batch)
+
+
+class SGLD(MarkovSampler):
+    """Stochastic gradient Langevin dynamics, in the ε/2 convention.
+
+        w ← w − (ε_t/2) ( γ(w−w0) + nβ·drift ) + √ε_t N(0, 1)
+
+        none:    ε_t = ε                                              drift = g
+        rmsprop: v ← b2 v + (1−b2) g², v_{−1} = 1;  ε_t = ε/(√v̂ + a)  drift = g
+        adam:    as rmsprop, and m ← b1 m + (1−b1) g;                 drift = m̂
+
+    with g the minibatch gradient of L_n, v̂ = v/(1−b2^t), m̂ = m/(1−b1^t); moments see the loss gradient only, never the
+    localization. The control variate replaces g by g(w) − g(w0) + ∇L_n(w0), both on the same batch: its noise vanishes towards w0.
+    In whitened coordinates w = w0 + Mu the same step is made in u.
+
+    Neither step nor minibatch is corrected for. To first order λ̂ is too large by the share (ε/4)(curvature + gradient noise), which
+    `_measure` measures; warm-up chooses ε so that it is `bias_target`, and the batch, the control variate and the transitions of a
+    draw so that effective draws cost least. The prediction is taken off λ̂. Under rmsprop and adam it is not known: ε_t follows the
+    gradient about, and the term ½ div of the preconditioner that would make up for that is left out, as everywhere; their bias is
+    measured by the draws. They are here to compare with; `none` in whitened coordinates is better in every respect.
+
+    BlackJAX's `sgld` has twice this ε.
+
+    Arguments (of `config.SGLD`):
+        step_size: ε, in the metric's coordinates: 0.01 to 0.3 in whitened ones, 1e-7 to 1e-3 in those of w. None = from
+            bias_target.
+        bias_target: relative bias of λ̂ that ε aims at; 0.01 to 0.1.
+        batch_size: pairs in a minibatch. None = whatever costs least.
+        precond: `none`, `rmsprop` or `adam`.
+        control_variate: None = where it pays.
+        first_moment_decay, second_moment_decay: b1 and b2; 0.9 and 0.99 to 0.999.
+        stabilizer: a, in units of the gradient of L_n. None = `STABILIZER` times its root mean square. Small ones (1e-8) take away
+            the cap 1/a of the step in flat directions, which are what λ measures.
+        thin: transitions of a draw. None = chosen.
+
+    Example:
+        >>> import lambda_hat, numpy as np
+        >>> x = np.random.default_rng(0).standard_normal((1000, 4))
+        >>> y, w0 = x @ [1.0, -2.0, 0.5, 0.0], np.array([1.0, -2.0, 0.5, 0.0])
+        >>> est = lambda_hat.estimate(lambda w, x: x @ w, w0, x, y, noise_scale=0.1, gamma=1, sampler="sgld")
+        >>> f"{est.llc:.3f} ± {est.mcse:.3f}", est.status
+        >>> est.summary.error.bias_kind, round(est.summary.llc_raw, 3)
+
+    References:
+        Welling and Teh, ICML 2011. Hitchcock and Hoogland, arXiv 2507.21449, App. D.3: the preconditioned variants.
+        Vollmer, Zygalakis and Teh, J. Mach. Learn. Res. 17:159 (2016): the bias of step and minibatch.
+        Baker, Fearnhead, Fox and Nemeth, Stat. Comput. 29:599 (2019): the control variate.
+    """
+
+    @property
+    def _batch(self) -> int:
+        return batch_size(self.config, self.n, self.nbeta)
+
+    @property
+    def kernel(self) -> Euler:
+        return make_kernel(self.config, self.loss, self.n, self._batch)
+
+    @property
+    def thin(self) -> int:
+        return self.config.thin or THIN
+
+    @property
+    def metric(self) -> str | None:
+        return "identity" if self.config.precond != "none" else self.config.metric
+
+    def far_from_quadratic(self) -> "SGLD":
+        """With a smaller bias aimed at, for there it is predicted too small."""
+        careful = replace(self.config, bias_target=self.config.bias_target / CAUTION)
+        return SGLD(careful, self.loss, self.n, self.nbeta)
+
+    def settle(self, chains, states, draws, log):
+        config = replace(self.config, step_size=None)
+        begun = _begin(config, self.loss, chains, states)
+        chosen = _choose(config, self.loss, chains, begun, 0, self.n, self._batch)
+        return _stages(config, self.loss, chains, chosen, (0, draws), log, self.n, self._batch)
+
+    def tune(self, chains, states, first, draws, log):
+        """Choose the step size from the measured curvature and gradient noise, and with it the batch and the length of a draw.
+
+        The step is chosen at the start, with the batch, again half way, and at the end.
+        """
+        config, loss, n, batch = self.config, self.loss, self.n, self._batch
+        tuned = _choose(config, loss, chains, _begin(config, loss, chains, states), first, n, batch)
+        if draws:
+            config, batch, tuned = _cheapest(config, loss, tuned, n, batch)
+            chains.use(make_kernel(config, loss, n, batch))
+            ends = sorted({first, first + draws // 2, first + draws})
+            tuned = _stages(config, loss, chains, tuned, ends, log, n, batch)
+            tuned = _choose(config, loss, chains, tuned, first + draws, n, batch)
+        step_size = float(tuned.tuning.step_size)
+        if config.thin is None:
+            cost = _gradient_cost(config, loss, n, batch) + OVERHEAD / n
+            chains.thin = _cheapest_thin(_slowest_rate(config, chains.density, tuned.tuning), cost)
+        chosen = {"step_size": step_size, "batch_size": batch, "thin": chains.thin}
+        chosen |= {"control_variate": batch < n and is_controlled(config)} | tuned.chosen
+        if config.precond != "none":
+            chosen["stabilizer"] = float(tuned.tuning.stabilizer)
+        return tuned._replace(chosen=chosen)
+
+    def bias(self, chosen: Mapping[str, Any]) -> Bias:
+        """Predicted, unless a preconditioner follows the gradient: its own bias only the draws can tell."""
+        share = chosen["predicted_bias"]
+        if self.config.precond != "none":
+            return Bias("measured", share)
+        return Bias("bound" if chosen["predicted_bias_is_a_bound"] else "predicted", share)
+
+
+SAMPLER = SGLD
 
 
 def _gradient_cost(config, loss, n, batch):
@@ -166,51 +289,6 @@ def _gradient(config, loss, density, tuning, shift, key, n, batch):
     if is_controlled(config):
         g = g - losses.batch_grad(loss, density.rows, density.w0, index) + tuning.grad0
     return g
-
-
-def settle(config, loss, chains, states, draws, log, *, n, batch):
-    """Move the chains off their starts, at a step of our own; returns a `loop.Settled`."""
-    config = replace(config, step_size=None)
-    settled = _choose(config, loss, chains, _begin(config, loss, chains, states), 0, n, batch)
-    return _stages(config, loss, chains, settled, (0, draws), log, n, batch)
-
-
-def warm_up(config, loss, chains, states, first, draws, log, *, n, batch):
-    """Choose the step size from the measured curvature and gradient noise, and with it the batch and the length of a draw.
-
-    The step is chosen at the start, with the batch, again half way, and at the end.
-
-    Arguments:
-        first, draws: which draws of warm-up these are.
-
-    Returns:
-        `loop.Settled`.
-    """
-    settled = _choose(config, loss, chains, _begin(config, loss, chains, states), first, n, batch)
-    if draws:
-        config, batch, settled = _cheapest(config, loss, settled, n, batch)
-        chains.use(algorithm(config, loss, n, batch))
-        settled = _stages(
-            config, loss, chains, settled, sorted({first, first + draws // 2, first + draws}), log, n, batch
-        )
-        settled = _choose(config, loss, chains, settled, first + draws, n, batch)
-    step_size = float(settled.tuning.step_size)
-    if config.thin is None:
-        cost = _gradient_cost(config, loss, n, batch) + OVERHEAD / n
-        chains.thin = _cheapest_thin(_slowest_rate(config, chains.density, settled.tuning), cost)
-    chosen = {"step_size": step_size, "batch_size": batch, "thin": chains.thin}
-    chosen |= {"control_variate": batch < n and is_controlled(config)} | settled.chosen
-    if config.precond != "none":
-        chosen["stabilizer"] = float(settled.tuning.stabilizer)
-    return settled._replace(chosen=chosen)
-
-
-def bias(config, chosen):
-    """Predicted (see `_measure`), unless a preconditioner follows the gradient: its own bias only the draws can tell."""
-    share = chosen["predicted_bias"]
-    if config.precond != "none":
-        return Bias("measured", share)
-    return Bias("bound" if chosen["predicted_bias_is_a_bound"] else "predicted", share)
 
 
 def _cheapest_thin(rate, cost):
@@ -236,7 +314,7 @@ def _begin(config, loss, chains, states):
     tuning = Tuning(
         jnp.asarray(config.step_size or 0.0, jnp.float64), jnp.asarray(config.stabilizer or 0.0, jnp.float64), grad0
     )
-    return loop.Settled(states, tuning, 1.0, {})
+    return Tuned(states, tuning, 1.0, {})
 
 
 def _step_size(config, measured, share=1.0):
@@ -304,7 +382,7 @@ def _stages(config, loss, chains, settled, ends, log, n, batch):
 
 
 def _choose(config, loss, chains, settled, number, n, batch):
-    """The step size, and the preconditioner's stabilizer, where they are not typed in: a `loop.Settled` with them.
+    """The step size, and the preconditioner's stabilizer, where they are not typed in: a `Tuned` with them.
 
     `predicted_bias` is the share of λ̂ by which it is too large, to first order in the step (see `_measure`).
     """
@@ -346,7 +424,7 @@ def _choose(config, loss, chains, settled, number, n, batch):
         "predicted_bias": float(tuning.step_size) / 4 * (typical + noise),
         "predicted_bias_is_a_bound": bool(densities.is_degenerate(density)),
     }
-    return loop.Settled(states, tuning, gradients, measured)
+    return Tuned(states, tuning, gradients, measured)
 
 
 def _twice_llc(density, llc):

@@ -1,6 +1,8 @@
 """Calls of compiled programs that take seconds each, and are steps of a journal: the JAX side of `lambda_hat.store.journal`."""
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -9,11 +11,32 @@ CALL_SECONDS = 4.0
 """What a call of a compiled program is aimed to take at most, so that a signal is soon heard and a checkpoint loses little."""
 
 
+Arrays = dict[str, np.ndarray]
+
+
+class Steps(Protocol):
+    """What has been computed so far, step by step, such as `lambda_hat.store.journal.Journal`."""
+
+    def has_next(self) -> bool:
+        """Whether the next step is there."""
+        ...
+
+    def step(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The result of a step: as it was, else as `compute()` gives it."""
+        ...
+
+    def passing(
+        self, name: str, compute: Callable[[], tuple[Arrays, Arrays]], follows: bool = False
+    ) -> tuple[Arrays, Arrays | None]:
+        """The result of a step and a state that only the next step needs."""
+        ...
+
+
 class Pieces:
     """Calls of a program that makes many things one after the other, each as long as the one before it tells, and a step each.
 
     Arguments:
-        journal: a `Journal`.
+        journal: `Steps`.
         place: carry → the same where the program leaves it; what is computed from it elsewhere may round differently.
     """
 

@@ -26,6 +26,7 @@ def chains_program(dtype, chains, n, metric):
     import jax.numpy as jnp
 
     from lambda_hat.samplers import density, hmc, loop
+    from lambda_hat.store.journal import Journal
     from lambda_hat.targets import curvature, losses, models
 
     overrides = [
@@ -47,7 +48,7 @@ def chains_program(dtype, chains, n, metric):
     w0 = np.asarray(jax.flatten_util.ravel_pytree(params)[0], float)
     shape = curvature.at(loss, rows, w0, seed=0)
     made = density.build(loss, rows, w0, n / np.log(n), 100.0, shape, metric, dtype)
-    loops = loop.Loop(hmc.algorithm(loss), made, config.sampler, 1)
+    loops = loop.Loop(hmc.Leapfrog(loss), made, config.sampler, 1, Journal())
     tuning = hmc.Tuning(jnp.asarray(1e-3), jnp.asarray(1e-3 * LEAPFROGS), jnp.asarray(1000))
     states = loops.states(loop.starts(made, made.metric, chains, 0))
     number = 0

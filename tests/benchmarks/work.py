@@ -49,6 +49,7 @@ def run(name, root, loss, seed):
 
     from lambda_hat.analysis import analyse
     from lambda_hat.samplers import loop, sample
+    from lambda_hat.store.journal import Journal
     from lambda_hat.targets import artifact
 
     loop.CHUNKS = settings["draws"] // 10
@@ -66,6 +67,7 @@ def run(name, root, loss, seed):
         curvature,
         lambda *_: None,
         lambda excess, _: relative_error(excess) <= TARGET,
+        Journal(),
     )
     beta, gamma = sample.inverse_temperature(config.posterior, n), sample.localization(config.posterior, len(w0))
     return analyse.analyse(config, target, result, beta, gamma), curvature.gradients
