@@ -244,6 +244,66 @@ def test_a_data_set_takes_three_files(tree):
     tree.assert_shown("circle", results=False)
 
 
+def test_a_sampler_takes_three_files(tree):
+    """HMC at a fixed step, by the contract of `samplers.base`: the loop, the diagnostics and the store come by themselves."""
+    tree.add(
+        "lambda_hat/config/sampler.py",
+        """
+        @dataclass(frozen=True)
+        class HMC2(Sampling):
+            '''Hamiltonian Monte Carlo of ten steps.'''
+
+            name: str = setting("the algorithm", choices=("hmc2",))
+            step_size: float = setting("leapfrog step", gt=0)
+        """,
+    )
+    tree.add(
+        "lambda_hat/samplers/hmc2.py",
+        """
+        import jax.numpy as jnp
+
+        from lambda_hat.samplers import hmc
+        from lambda_hat.samplers.base import Bias, MarkovSampler, Tuned
+
+
+        class TenSteps(MarkovSampler):
+            @property
+            def kernel(self):
+                return hmc.Leapfrog(self.loss)
+
+            def settle(self, chains, states, draws, log):
+                return self.tune(chains, states, 0, draws, log)
+
+            def tune(self, chains, states, first, draws, log):
+                step = self.config.step_size
+                tuning = hmc.Tuning(jnp.asarray(step), jnp.asarray(10 * step), jnp.asarray(15))
+                states, out = chains.advance(tuning, states, "warmup", first, draws)
+                return Tuned(states, tuning, float(out.steps.gradients.sum()), {"step_size": step})
+
+            def bias(self, chosen):
+                return Bias("none")
+
+
+        SAMPLER = TenSteps
+        """,
+    )
+    tree.add(
+        "conf/sampler/hmc2.yaml",
+        """
+        # Hamiltonian Monte Carlo of ten steps.
+        defaults: [/schema/sampler/hmc2@_here_, /common/sampler@_here_, _self_]
+        name: hmc2
+        step_size: 0.3
+        """,
+    )
+    assert len(tree.touched) == 3
+    assert "λ̂ =" in tree.sample("model=quadratic", "model.dim=3", "sampler=hmc2", *CHAIN)
+    tree.assert_shown("hmc2")
+    assert "hmc2" in tree.run("sample", "--help")
+    (row,) = json.loads(tree.run("results", "--json"))
+    assert row["sampler"] == "hmc2" and row["llc_mean"] > 0
+
+
 def test_a_statistic_takes_two_files(tree):
     tree.replace(
         "lambda_hat/analysis/summary.py",

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ import pytest
 from problems import config
 
 from lambda_hat.analysis import estimates
+from lambda_hat.samplers import base, hmc, loop, mclmc, sample, sgld
 from lambda_hat.samplers import density as densities
-from lambda_hat.samplers import hmc, loop, mclmc, sample, sgld
 from lambda_hat.samplers.base import Tuned
 from lambda_hat.store.journal import Journal
 from lambda_hat.targets import curvature, losses, metrics, models, truths
@@ -91,6 +92,48 @@ def test_llc_is_the_exact_one(name):
     if problem is REGRESSION.problem:
         stein = estimates.summarise(result.draws.records.stein)
         assert stein.mean == pytest.approx(6, abs=4 * stein.mcse + bias * 6)
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+COMPLETE = {
+    base.Kernel: {"gradients_per_step", "init", "step", "view"},
+    base.Sampler: {"bias"},
+    base.MarkovSampler: {"bias", "kernel", "settle", "tune"},
+}
+
+
+@pytest.mark.parametrize(
+    ("contract", "lacking"), [(c, name) for c, names in COMPLETE.items() for name in sorted(names)]
+)
+def test_a_sampler_that_forgets_something_cannot_be_made(contract, lacking):
+    """What it costs, how biased it is, how it moves and is tuned: each is required, whatever else is there."""
+    members = {name: lambda self, *_: None for name in COMPLETE[contract]}
+    arguments = (REGRESSION.problem.loss,) if contract is base.Kernel else (None, REGRESSION.problem.loss, 300, 1.0)
+    type("Whole", (contract,), members)(*arguments)
+    members.pop(lacking)
+    with pytest.raises(TypeError, match=lacking):
+        type("Partial", (contract,), members)(*arguments)
+
+
+@pytest.mark.parametrize("name", ["hmc", "laplace", "mclmc", "sgld"])
+def test_every_sampler_is_of_the_contract(name):
+    """And says how biased it is, in a way that analysis knows."""
+    made = sample.make(config(f"sampler={name}").sampler, REGRESSION.problem.loss, 300, 50.0)
+    assert isinstance(made, base.Sampler)
+    assert type(made).__module__ == f"lambda_hat.samplers.{name}"
+    found = made.bias({"predicted_bias": 0.02, "predicted_bias_is_a_bound": False})
+    assert found.kind in get_args(get_type_hints(base.Bias)["kind"])
+
+
+def test_kernels_that_are_equal_share_a_program():
+    """Programs are compiled for what a kernel's fields say: not for a seed or a number of draws."""
+    problem, first, _ = regression("sampler=sgld", "sampler.seed=1", "sampler.draws=10")
+    _, second, _ = regression("sampler=sgld", "sampler.seed=2", "sampler.draws=20")
+    one, other = (sgld.make_kernel(made.sampler, problem.loss, 300, 60) for made in (first, second))
+    assert one == other and hash(one) == hash(other)
+    assert one != sgld.make_kernel(first.sampler, problem.loss, 300, 30)
+    assert hmc.Leapfrog(problem.loss) == hmc.Leapfrog(problem.loss) != mclmc.IsokineticLangevin(problem.loss)
 
 
 # --- SGLD's update ----------------------------------------------------------------------------------------------------
