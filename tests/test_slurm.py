@@ -28,8 +28,10 @@ SLURM = (
 WAIT = "hydra.launcher.wait=true"
 HELD = "hydra.launcher.additional=[--hold]"
 HMC = (*TINY, "sampler=hmc")
-LONG = (*HMC, "sampler.mcse_target=null", "runtime.figures=false", "runtime.memory_limit=50", "sampler.draws=5000000")
-MEDIUM = (*LONG[:-1], "runtime.checkpoint_minutes=0", "sampler.draws=60000")
+UNBOUNDED = tuple(word for word in HMC if not word.startswith("sampler.draws="))
+UNBOUNDED += ("sampler.mcse_target=null", "runtime.figures=false", "runtime.memory_limit=50")
+LONG = (*UNBOUNDED, "sampler.draws=5000000")
+MEDIUM = (*UNBOUNDED, "runtime.checkpoint_minutes=0", "sampler.draws=60000")
 PATIENCE = 150
 
 
@@ -235,6 +237,7 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_follow_them(begin, tmp_path):
     assert slurm("squeue", "-h", "-j", str(job), "-o", "%T").strip() == "PENDING"
 
 
+@pytest.mark.soak
 def test_more_combinations_than_an_array_can_have(launch, tiny, tmp_path):
     code, text = launch("sample", *HMC, "sampler.seed=range(1200)", HELD, "hydra.launcher.runs_per_job=1")
     assert code == 0 and "1200 combinations: 1 done, 1199 to submit (1199 runs)" in text
@@ -256,7 +259,7 @@ def test_more_combinations_than_an_array_can_have(launch, tiny, tmp_path):
         (("hydra.launcher.partition=nope",), "sbatch: invalid partition specified: nope"),
         (("hydra.launcher.gpus=9",), "Requested node configuration is not available"),
         (("hydra.launcher.timeout_min=0.1",), "hydra.launcher.signal_delay_s must be less than the job's time, 6 s"),
-        (("sampler.chains=2,-1",), "sampler.chains must be"),
+        (("sampler.seed=2,-1",), "sampler.seed must be"),
     ],
 )
 def test_what_is_refused_leaves_nothing_submitted(launch, tmp_path, options, sentence):
@@ -267,6 +270,7 @@ def test_what_is_refused_leaves_nothing_submitted(launch, tmp_path, options, sen
     assert not list(tmp_path.glob("runs/work/*")) and not list(tmp_path.glob("runs/logs/*/*"))
 
 
+@pytest.mark.soak
 def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launch, tiny, tmp_path):
     code, text = launch("sample", *NETWORK, "sampler=hmc,laplace", "training=sgd", "training.learning_rate=100", WAIT)
     assert code == 1, text
@@ -303,6 +307,7 @@ def test_a_failed_target_keeps_its_runs_back_and_a_raising_run_only_itself(launc
     assert "ModuleNotFoundError: " in text and "again: python" in text
 
 
+@pytest.mark.soak
 def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorter_than_a_run(begin, tiny, tmp_path):
     root = tmp_path / "runs"
     patient = begin(
@@ -313,13 +318,14 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
         "hydra.launcher.signal_delay_s=40",
         WAIT,
     )
-    deadly = (*LONG, "hydra.launcher.additional=['--signal=URG@1']", "hydra.launcher.timeout_min=1")
-    process = begin("sample", *deadly, "sampler.seed=1,2,3,4", "hydra.launcher.max_requeues=0", WAIT)
+    deadly = (*LONG, "sampler.seed=1,2,3,4", "hydra.launcher.timeout_min=1")
+    unwarned = "hydra.launcher.additional=['--signal=URG@1']"
+    process = begin("sample", *deadly, unwarned, "hydra.launcher.max_requeues=0", WAIT)
 
     def deadly_runs():
         return {job: owner for job, owner in sampling(root).items() if "sampler.draws=5000000" in owner["command"]}
 
-    runs = until(lambda: len(found := deadly_runs()) == 4 and found, "four runs to sample", 90)
+    runs = until(lambda: len(found := deadly_runs()) == 4 and found, "four runs to sample", PATIENCE)
     killed, cancelled, warned, late = sorted(runs)
     os.kill(runs[killed]["pid"], signal.SIGKILL)
     slurm("scancel", cancelled)
@@ -333,7 +339,7 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
     # where nobody was there to write a record, none is written
     (record,) = [json.loads(path.read_text()) for path in root.glob("failures/*")]
     assert record["slurm_job"] == warned
-    _, again = end(begin("sample", *deadly, "sampler.seed=1,2,3,4", HELD))
+    _, again = end(begin("sample", *deadly, HELD))
     assert "4 combinations: 0 done, 4 to submit (4 runs)" in again and again.count("  before: ") == 4
 
     code, text = end(patient)
@@ -342,6 +348,7 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
     assert "stopped by SIGUSR2: back to the queue" in log and "going on from a checkpoint" in log, log
 
 
+@pytest.mark.soak
 def test_runs_that_are_interrupted_end_as_if_they_had_not_been(cluster, begin, start, finish, tiny, tmp_path):
     """One by SLURM's warning, one by preemption, one by the loss of its node; the launcher is killed, too."""
     sweep = (*MEDIUM, "sampler.seed=1,2,3")
@@ -350,7 +357,7 @@ def test_runs_that_are_interrupted_end_as_if_they_had_not_been(cluster, begin, s
     jobs = ("hydra.launcher.partition=low", "hydra.launcher.cpus=2")
     launcher = begin("sample", *sweep, *jobs, WAIT)
     root = tmp_path / "runs"
-    runs = until(lambda: len(found := sampling(root)) == 3 and found, "three runs to sample", 90)
+    runs = until(lambda: len(found := sampling(root)) == 3 and found, "three runs to sample", PATIENCE)
     launcher.kill()
     warned, preempted, lost = sorted(runs)
     node = {job: slurm("squeue", "-h", "-j", job, "-o", "%N").strip() for job in runs}
