@@ -2,20 +2,25 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import time
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import fields, replace
 
 import pytest
 from conftest import TINY
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 from test_cli import NETWORK, assert_same_draws
 
 from lambda_hat import store
+from lambda_hat.commands import main as cli
+from lambda_hat.config import hydra_glue
 from lambda_hat.config import launcher as options
 from lambda_hat.jobs import pipeline
-from lambda_hat.launch import local, plan, script, slurm, submit, task
+from lambda_hat.launch import arrays, cluster, frozen, local, plan, slurm, task
 from lambda_hat.store import lease as leases
 from lambda_hat.system.errors import StoreError
 
@@ -31,17 +36,18 @@ def item(compose, tmp_path):
     return made
 
 
+def composed(*overrides):
+    """The options of `hydra.launcher` that these overrides compose."""
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        hydra = hydra_compose("config", list(overrides), return_hydra_config=True).hydra
+    return options.of(hydra)
+
+
 @pytest.fixture
 def wanted(compose):
-    """`wanted(**changes)`: the options of conf/hydra/launcher/slurm.yaml, changed."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from lambda_hat.commands import main as cli
-
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        composed = hydra_compose("config", ["hydra/launcher=slurm"], return_hydra_config=True)
-    found = options.of(composed.hydra.launcher)
+    """`wanted(**changes)`: the options of hydra/launcher=submitit_slurm, changed."""
+    hydra_glue.register()
+    found = composed("hydra/launcher=submitit_slurm", "hydra.launcher.name=x")
     return lambda **changes: replace(found, **changes)
 
 
@@ -121,58 +127,151 @@ def test_programs_that_are_shared_are_next_to_each_other(item):
     assert sorted(names) == [["hmc", "hmc"], ["sgld", "sgld"]]
 
 
-def test_arrays_are_no_longer_than_the_cluster_takes_and_ask_for_what_their_runs_need(item, wanted):
-    runs = [item(f"sampler={name}", f"sampler.seed={n}") for n in range(5) for name in ("hmc", "sgld")]
+def kinds(made):
+    """Each array's stage, how many jobs it has, and what it waits for."""
+    return [(array.stage, len(array.packs), array.after) for array in made]
+
+
+def test_each_run_follows_its_own_target_in_few_arrays(item, wanted):
+    runs = [
+        item(f"seed={seed}", f"sampler={name}", f"sampler.seed={n}")
+        for seed in range(50)
+        for name, n in (("hmc", 0), ("hmc", 1), ("mclmc", 0), ("sgld", 0))
+    ]
     found = plan.make(runs, lambda users: {})
-    arrays = submit._arrays(found, wanted(), 2)
-    assert [len(array.tasks) for array in arrays] == [1, 2, 2, 1, 2, 2, 1]
-    assert [array.label.split("-")[0] for array in arrays] == ["targets"] + 6 * ["runs"]
-    assert {array.needs for array in arrays[1:]} == {(runs[0].target().name,)}
-    assert {array.request.timeout_min for array in arrays} == {60, 120}
-    packed = submit._arrays(found, wanted(runs_per_job=10, gpus=1), 1000)
-    assert [len(array.tasks) for array in packed] == [1, 1]
-    assert [(array.request.gpus, array.request.timeout_min) for array in packed] == [(0, 60), (1, 5 * 60 + 5 * 120)]
-    limited = submit._arrays(found, wanted(runs_per_job=10, timeout_min=7), 1000)
+    made = arrays.arrays(found, wanted(), 1001)
+    assert kinds(made) == [("target", 50, None), *4 * [("run", 50, 0)]]
+    for array in made[1:]:
+        targets = [pack[0].job.paths.target_id for pack in array.packs]
+        assert targets == [pack[0].name for pack in made[0].packs]
+        assert len({array.request for pack in array.packs}) == 1
+    packed = arrays.arrays(found, wanted(runs_per_job=10), 1001)
+    assert kinds(packed) == [("target", 50, None), ("run", 50, 0)]
+    assert [(array.request.gpus, array.request.timeout_min) for array in packed] == [(0, 60), (1, 60 + 60 + 60 + 120)]
+    limited = arrays.arrays(found, wanted(runs_per_job=10, timeout_min=7), 1001)
     assert [array.request.timeout_min for array in limited] == [7, 7]
+    in_step = arrays.arrays(found, wanted(runs_per_job=10), 20)  # no array is longer than the cluster takes
+    assert kinds(in_step) == [
+        *(("target", 20, None), ("run", 20, 0)),
+        *(("target", 20, None), ("run", 20, 2)),
+        *(("target", 10, None), ("run", 10, 4)),
+    ]
 
 
-def test_the_script_says_all_that_was_asked_for(item, wanted):
+def test_runs_whose_targets_are_there_or_on_their_way_cost_a_call_each(item, wanted):
+    runs = [item(f"seed={seed}") for seed in range(7)]
+    for one in runs[:3]:
+        finish(one.target())
+    for number, one in enumerate(runs[3:6]):
+        note(one.target(), submitted={"slurm_job": f"5_{number}", "user": "me"})
+    note(runs[6].target(), submitted={"slurm_job": "6", "user": "me"})
+    found = plan.make(runs, lambda users: {"5_0": True, "5_1": False, "5_2": False, "6": False})
+    made = arrays.arrays(found, wanted(), 1001)
+    assert kinds(made) == [("run", 3, None), ("run", 3, "afterany:5_0:5_1:5_2"), ("run", 1, "afterok:6")]
+    assert [array.builds for array in made] == [True, False, True]
+
+
+def test_the_script_says_all_that_was_asked_for(item, wanted, tmp_path):
     asked = wanted(
-        partition="gpu", cpu_partition="cpu", gres="gpu:a100", account="a b", constraint="x|y", setup=["module load x"],
-        mail_user="me@example.org", additional=["--exclude=n7"], python="/opt/my python",
+        partition="gpu", cpu_partition="cpu", account="a b", constraint="x|y", setup=["module load x"], exclude="n7",
+        additional_parameters={"mail-user": "me@example.org", "nice": 5}, python="/opt/python",
     )  # fmt: skip
     one = item("resources.run.gpus=2", "resources.run.timeout_min=1.5")
-    text = script.text(script.request(one, asked), asked, Path("/code"))
+
+    def text(one, asked, **more):
+        array = arrays.Array(arrays.request(one, asked), [(one,)])
+        made = cluster.executor(array, tmp_path, asked, **more)
+        return made._make_submission_file_text(made._submitit_command_str, "")
+
+    script = text(one, asked, dependency="aftercorr:4", code="/code")
     for line in (
-        "--partition=gpu", "--gres=gpu:a100:2", '--account="a b"', "--constraint=x|y", "--time=1:30", "--mem=4096M",
-        "--signal=USR2@60", "--requeue", "--mail-type=END,FAIL", "--exclude=n7", "--cpus-per-task=2",
+        "--partition=gpu", "--gpus-per-node=2", "--account='a b'", "--constraint='x|y'", "--time=2", "--mem=4096M",
+        "--signal=USR2@60", "--requeue", "--exclude=n7", "--cpus-per-task=2", "--mail-user=me@example.org", "--nice=5",
+        "--dependency=aftercorr:4", "--kill-on-invalid-dep=yes",
     ):  # fmt: skip
-        assert f"#SBATCH {line}\n" in text
-    assert text.endswith(
-        "module load x\n"
-        'export PYTHONPATH=/code"${PYTHONPATH:+:$PYTHONPATH}"\n'
-        'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"\n'
-        "exec srun --ntasks=1 --mpi=none '/opt/my python' -P -m lambda_hat.launch.worker \"$1/$SLURM_ARRAY_TASK_ID\"\n"
-    )
-    target = script.text(script.request(one.target(), asked), replace(asked, run_with=None), None)
-    assert "--partition=cpu\n" in target and "gres" not in target
-    assert "--signal=B:USR2@60" in target and "PYTHONPATH" not in target and "srun" not in target.lower()
+        assert f"#SBATCH {line}\n" in script
+    assert 'module load x\nexport PYTHONPATH=/code"${PYTHONPATH:+:$PYTHONPATH}"\nexport SRUN_CPUS' in script
+    assert re.search(r"srun --unbuffered .* --mpi=none /opt/python -u -m submitit.core._submit", script)
+    target = text(one.target(), asked)
+    assert "--partition=cpu\n" in target and "gpu" not in target.replace("cpu", "") and "PYTHONPATH" not in target
+    typed = text(one, replace(asked, gres="gpu:a100:1", mem_per_cpu="3G"))
+    assert "--gres=gpu:a100:1\n" in typed and "gpus-per-node" not in typed and "--mem=" not in typed
+    assert "--gpus-per-node=1\n" in text(item(), asked)
+    assert "--time" not in text(item("resources.run.timeout_min=null"), asked)
 
 
 def test_what_is_frozen_is_what_runs(item, tmp_path):
     one = item("sampler=sgld", "posterior.gamma=3", "sampler.seed=4")
-    task.write(tmp_path / "0", [one], "bin/sample.py", tmp_path / "0" / "log.txt", gpus=0)
-    told = task.read(tmp_path / "0")
-    (frozen,) = told["jobs"]
-    assert task.command(one.target(), "bin/sample.py")[0] == "bin/build_target.py"
-    assert frozen.job() == one.job
-    assert frozen.command[:2] == ["bin/sample.py", TINY[0]] and told["code"]["sha256"]
-    config = frozen.config | {"sampler": frozen.config["sampler"] | {"draws": 9}}
+    path = frozen.write(tmp_path / "0", [one], "bin/sample.py")
+    told = frozen.read(path)
+    found = told["jobs"][one.name]
+    assert frozen.command(one.target(), "bin/sample.py")[0] == "bin/build_target.py"
+    assert found.job() == one.job
+    assert found.command[:2] == ["bin/sample.py", TINY[0]] and told["code"]["sha256"]
+    config = found.config | {"sampler": found.config["sampler"] | {"draws": 9}}
     with pytest.raises(StoreError, match="submit it again"):
-        frozen._replace(config=config).job()
-    (tmp_path / "0" / "job.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"job.json cannot be read \(KeyError"):
-        task.read(tmp_path / "0")
+        found._replace(config=config).job()
+    path.write_text("{}")
+    with pytest.raises(StoreError, match=r"launch.json cannot be read \(KeyError"):
+        frozen.read(path)
+    assert len(pickle.dumps(task.Task(path, [one.name], 1))) < 600
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("hydra.launcher.timeout_min=0.1",), "hydra.launcher.signal_delay_s must be less than the job's time, 6 s"),
+        (("hydra.launcher.nodes=2",), "hydra.launcher.nodes must be 1"),
+        (("hydra.launcher.tasks_per_node=2",), "hydra.launcher.tasks_per_node must be 1"),
+        (("hydra.launcher.gres=gpu:0",), "hydra.launcher.gres=gpu:0 asks for nothing"),
+        (("+hydra.launcher.partitoin=x",), "Did you mean hydra.launcher.partition?"),
+        (("hydra.launcher.jobs=2",), "hydra.launcher.jobs: there is no such setting"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_slurm_is_asked(command, tmp_path, words, sentence):
+    outcome = command("sample", "-m", *TINY, "hydra/launcher=submitit_slurm", *words)
+    assert outcome.code == 1 and sentence in outcome.err and outcome.err.count("\n") == 1, outcome.text
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+STOCK = """
+# @package _global_
+hydra:
+  launcher:
+    _target_: hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher
+    submitit_folder: ${hydra.sweep.dir}/.submitit/%j
+    timeout_min: 240
+    cpus_per_task: 8
+    mem_gb: 16
+    gpus_per_node: 1
+    partition: gpu
+    signal_delay_s: 120
+    array_parallelism: 16
+"""
+
+
+def test_every_stock_option_is_there_under_its_name(compose):
+    for stock, cls in ((SlurmQueueConf, options.Slurm), (LocalQueueConf, options.Local)):
+        assert {f.name for f in fields(stock)} <= {f.name for f in fields(cls)}
+        defaults, ours = stock(), cls()
+        differing = {f.name for f in fields(stock) if getattr(defaults, f.name) != getattr(ours, f.name)}
+        assert differing <= {
+            *("_target_", "submitit_folder", "timeout_min", "stderr_to_stdout", "max_num_timeout", "signal_delay_s"),
+        }
+    found = composed("hydra/launcher=submitit_slurm", "hydra.launcher.additional_parameters={nice: 5}")
+    assert found.additional_parameters == {"nice": 5} and found.timeout_min is None
+
+
+@pytest.mark.parametrize("launcher", ["local", "basic", "submitit_local", "submitit_slurm"])
+def test_the_stock_launchers_yaml_works_as_it_is_and_hinders_no_other_launcher(command, tmp_path, launcher):
+    (tmp_path / "mine" / "local").mkdir(parents=True)
+    (tmp_path / "mine" / "local" / "user.yaml").write_text(STOCK)
+    words = ("-m", f"hydra/launcher={launcher}", "hydra.launcher.dry_run=true", *TINY)
+    outcome = command("sample", f"--config-dir={tmp_path / 'mine'}", *words)
+    assert outcome.code == 0 and "1 combination: 0 done, 1 to " in outcome.out, outcome.text
+    assert ("#SBATCH --partition=gpu\n" in outcome.out) == (launcher == "submitit_slurm")
 
 
 @pytest.mark.parametrize(
@@ -209,9 +308,14 @@ def test_what_an_allocation_has_set_is_not_handed_on(monkeypatch):
 
 def test_without_slurm_a_launch_says_so(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
-    outcome = command("sample", "-m", *TINY, "hydra/launcher=slurm")
+    outcome = command("sample", "-m", *TINY, "hydra/launcher=submitit_slurm")
     assert outcome.code == 1 and "is not installed here" in outcome.err and outcome.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    outcome = command("sample", "-m", *TINY, "hydra/launcher=submitit_slurm", "hydra.launcher.dry_run=true")
+    assert outcome.code == 0 and outcome.out.count("#SBATCH --time=60") == 2 and "2 calls of sbatch" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+    outcome = command("sample", "-m", *TINY, "hydra/launcher=slurm")
+    assert outcome.code == 1 and "write hydra/launcher=submitit_slurm" in outcome.err
 
 
 # --- several processes here -------------------------------------------------------------------------------------------
@@ -235,14 +339,13 @@ def test_a_process_that_is_killed_or_fails_stops_no_other(start, finish, tmp_pat
     while killed is None and time.monotonic() < deadline:
         time.sleep(0.02)
         for path in tmp_path.glob("runs/work/tgt_*/owner.json"):
-            log = store.read_note(path).get("log")
-            told = json.loads((tmp_path / log).with_name("job.json").read_text()) if log else {"jobs": []}
-            if any(job["config"]["training"]["learning_rate"] == 0.001 for job in told["jobs"]):
-                killed = store.read_note(path).get("pid")
+            owner = store.read_note(path)
+            if "training.learning_rate=0.001" in owner.get("command", ()):
+                killed = owner["pid"]
     os.kill(killed, signal.SIGKILL)
     outcome = finish(process)
     assert outcome.code == 1
-    assert "its process was killed by signal 9" in outcome.text
+    assert "its process ended without a result" in outcome.text
     assert len(re.findall(r"^not started: 1 of tgt_\w+, which was not built", outcome.text, re.MULTILINE)) == 2
     assert sum("λ̂ =" in line for line in outcome.out.splitlines()) == 1
     assert len(list(tmp_path.glob("runs/failures/*.json"))) == 1
@@ -260,8 +363,9 @@ def test_each_process_keeps_to_its_share_of_the_cores(monkeypatch):
     assert local.share_of_cores(6, 7) == [1]
 
 
-def test_each_process_sees_one_gpu(monkeypatch):
+def test_each_process_sees_the_gpus_that_it_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert [local.share_of_gpus(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["4", "7", "4"]
+    assert [local.share_of_gpus(slot, 1) for slot in range(3)] == ["4", "7", "4"]
+    assert [local.share_of_gpus(0, gpus) for gpus in (0, 2, 3)] == ["", "4,7", "4,7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.share_of_gpus(0) == {}
+    assert local.share_of_gpus(0, 1) == ""

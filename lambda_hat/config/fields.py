@@ -99,6 +99,8 @@ def conforms(value: Any, hint: Any) -> bool:
         return True
     if get_origin(hint) in (Union, types.UnionType):
         return any(conforms(value, part) for part in get_args(hint))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if get_origin(hint) is list:
         return isinstance(value, (list, tuple)) and all(conforms(entry, get_args(hint)[0]) for entry in value)
     if hint is float:

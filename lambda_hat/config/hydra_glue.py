@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import store
-from lambda_hat.config import KINDS, Config, messages, range_problems
-from lambda_hat.config.launcher import Slurm
+from lambda_hat.config import KINDS, Config, launcher, messages, range_problems
 from lambda_hat.system.errors import ConfigError
 
 STARTED = datetime.now()
@@ -26,7 +25,7 @@ def register():
     for group, kinds in KINDS.items():
         for kind, cls in kinds.items():
             schemas.store(group=f"schema/{group}", name=kind, node=_schema(cls))
-    schemas.store(group="schema/launcher", name="slurm", node=_schema(Slurm))
+    launcher.register()
     OmegaConf.register_new_resolver("digest", _digest, replace=True)
     OmegaConf.register_new_resolver(
         "first", lambda *values: next((v for v in values if v is not None), None), replace=True

@@ -72,6 +72,12 @@ def check(words: list[str], more_options: bool = False) -> None:
                 f"{key} is set twice, by {first[key]} and {word}: leave one of them out, or run each with -m {key}=a,b."
             )
         first[key] = word
+        if (key, value) == ("hydra/launcher", "slurm"):
+            raise ConfigError(
+                "hydra/launcher=slurm: write hydra/launcher=submitit_slurm, which has the options of hydra-submitit-launcher: "
+                "gpus_per_node for gpus, cpus_per_task for cpus, max_num_timeout for max_requeues, additional_parameters for "
+                "additional, mail_user and mail_type, srun_args for run_with; --help hydra/launcher explains all."
+            )
         _refuse_own_directory(key, value)
         if not more_options:
             _refuse_unknown_option(key, value)

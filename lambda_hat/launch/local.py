@@ -2,20 +2,26 @@
 
 import contextlib
 import logging
+import math
 import os
+import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from lambda_hat import store
+from lambda_hat.config.launcher import Here, Local
 from lambda_hat.jobs import pipeline
-from lambda_hat.launch import plan, task
+from lambda_hat.launch import frozen, plan
+from lambda_hat.launch.arrays import request
 from lambda_hat.system import stopping
 from lambda_hat.system.errors import StoreError, UserError
 
 log = logging.getLogger(__name__)
+
+UNLIMITED = 60 * 24 * 365
+"""Minutes of a process that may take as long as it takes: submitit wants a number."""
 
 
 def run_all(stage, combinations, options):
@@ -24,7 +30,7 @@ def run_all(stage, combinations, options):
     Arguments:
         stage: `target` or `run`.
         combinations: pairs of a function that composes the configuration and the command line's overrides.
-        options: an `options.Local`.
+        options: `config.launcher.Here`, or `Local` for processes of their own.
 
     Returns:
         the exit code: 1 if anything failed or has no finite λ̂ (or, with strict=true, is bad).
@@ -41,8 +47,12 @@ def run_all(stage, combinations, options):
             log.info("  %s", item.job.directory)
         return 0
     plan.tidy(found)
-    in_turn = options.jobs == 1 or len(items) == 1
-    code = _in_turn(items) if in_turn else _Processes(found, options.jobs).run()
+    if isinstance(options, Here) and options.jobs > 1:
+        options = Local(jobs=options.jobs)
+    if isinstance(options, Here) or not (found.missing or found.running):
+        code = _in_turn(items)
+    else:
+        code = _Processes(found, options).run()
     return code | plan.tell_results([item for item in items if pipeline.store.is_done(item.job.directory)])
 
 
@@ -61,19 +71,34 @@ def _in_turn(items):
 
 
 class _Processes:
-    """Up to `jobs` processes at a time, each with its share of the cores, targets before the runs that need them."""
+    """submitit's local jobs, up to `jobs` at a time, each with its share of the cores; targets before their runs."""
 
     LOOK = 0.1  # seconds between two looks at the processes
 
-    def __init__(self, found, jobs):
+    def __init__(self, found, options):
+        import submitit
+
+        from lambda_hat.launch import task  # before submitit: see there
+
         runs = [*found.missing, *found.running]  # at what another process is, it waits for that
         absent = {item.name for item in found.targets}
-        size = max(1, min(8, len(runs) // (4 * jobs)))
+        size = max(1, min(8, len(runs) // (4 * options.jobs)))
         self._waiting = plan.tasks(found.targets, 1, ()) + plan.tasks(runs, size, absent)
-        self._free, self._jobs = list(range(min(jobs, len(self._waiting)))), jobs
-        self._running, self._number = {}, 0
-        self._built, self._failed = set(), set()
-        self._code = 0
+        self._free, self._options = list(range(min(options.jobs, len(self._waiting)))), options
+        self._running, self._built, self._failed, self._code = {}, set(), set(), 0
+        first = self._waiting[0].items[0].job
+        directory = Path(first.config.store.log_dir)
+        minutes = UNLIMITED if options.timeout_min is None else math.ceil(options.timeout_min)
+        try:
+            items = [item for one in self._waiting for item in one.items]
+            self._launch = frozen.write(directory, items, sys.argv[0])
+            self._since = frozen.read(self._launch)["at"]
+            folder = Path(options.submitit_folder or directory).expanduser().absolute()
+            self._executor = submitit.LocalExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")
+        except OSError as error:
+            raise _unwritable(first, error) from error
+        self._executor.update_parameters(timeout_min=minutes, stderr_to_stdout=options.stderr_to_stdout)
+        self._task = task.Task
 
     def run(self):
         """Make everything; returns the exit code."""
@@ -82,14 +107,18 @@ class _Processes:
             while self._waiting or self._running:
                 self._start_what_can()
                 stopping.wait(self.LOOK)
-                for process in [process for process in self._running if process.poll() is not None]:
-                    self._ended(process)
+                for job in [job for job in self._running if job.done()]:
+                    self._ended(job)
         finally:
-            for process in self._running:
-                process.send_signal(signal.SIGTERM)
-            for process in self._running:
-                process.wait()
+            self._stop()
         return self._code
+
+    def _stop(self):
+        """Have what runs keep what it has, and wait for that."""
+        for job in self._running:
+            job._process.send_signal(signal.SIGTERM)  # `cancel` gives it one second
+        for job in self._running:
+            job._process.wait()
 
     def _start_what_can(self):
         for one in list(self._waiting):
@@ -103,61 +132,60 @@ class _Processes:
                 self._start(one)
 
     def _start(self, one):
-        slot = self._free.pop(0)
-        directory = Path(one.items[0].job.config.store.log_dir) / str(self._number)
-        self._number += 1
-        path = directory / "log.txt"
+        slot, options = self._free.pop(0), self._options
+        gpus = request(one.items[0], options).gpus
+        cores = share_of_cores(slot, options.jobs, options.cpus_per_task)
+        task = self._task(
+            self._launch, [i.name for i in one.items], gpus, cores=cores, visible=share_of_gpus(slot, gpus)
+        )
+        handler = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C is ours to hand on, and what we start inherits this
         try:
-            settings = {"gpus": None, "max_requeues": 0, "builds": True, "cores": share_of_cores(slot, self._jobs)}
-            task.write(directory, one.items, sys.argv[0], path, **settings)
-            with open(path, "a", encoding="utf-8") as out:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "lambda_hat.launch.worker", str(directory)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=os.environ | {"PYTHONIOENCODING": "utf-8"} | share_of_gpus(slot),
-                    start_new_session=True,  # Ctrl-C is ours to hand on
-                )
+            job = self._executor.submit(task)
         except OSError as error:
             raise _unwritable(one.items[0].job, error) from error
+        finally:
+            signal.signal(signal.SIGINT, handler)
         for item in one.items:
-            log.info("started: %s  %s", item.job.directory, path)
-        self._running[process] = (one, directory, slot)
+            log.info("started: %s  %s", item.job.directory, job.paths.stdout)
+        self._running[job] = (one, slot)
 
-    def _ended(self, process):
-        one, directory, slot = self._running.pop(process)
+    def _ended(self, job):
+        one, slot = self._running.pop(job)
+        job._process.wait()
         self._free.append(slot)
-        through = task.finished(directory)
         for item in one.items:
-            failed = through.get(item.name, True)
-            (self._failed if failed else self._built).add(item.name)
-            if not failed:
+            record = store.read_note(item.job.paths.failure(item.job.stage))
+            if frozen.is_made(item.job, self._since):
+                self._built.add(item.name)
                 log.info("finished: %s", item.job.directory)
                 continue
+            self._failed.add(item.name)
             self._code = 1
-            record = store.read_note(item.job.paths.failure(item.job.stage))
-            died = f"its process was killed by signal {-process.returncode}" if process.returncode < 0 else "it failed"
-            said = record.get("error") if item.name in through else None
-            log.error("failed: %s: %s\n        log: %s", item.name, said or died, directory / "log.txt")
-            log.error("        again: python %s", " ".join(task.command(item, sys.argv[0])))
+            own = record.get("log") == str(job.paths.stdout)
+            why = record["error"] if own and record.get("error") else "its process ended without a result: killed?"
+            log.error("failed: %s: %s\n        log: %s", item.name, why, job.paths.stdout)
+            log.error("        again: python %s", " ".join(frozen.command(item, sys.argv[0])))
 
 
-def share_of_cores(slot, jobs):
-    """The cores of a slot's process: every `jobs`-th, at least one; None where processes cannot be kept to cores."""
+def share_of_cores(slot, jobs, cores=None):
+    """The cores of a slot's process: `cores` of them, or every `jobs`-th, at least one; None where there is no such limit."""
     if not hasattr(os, "sched_getaffinity"):
         return None
-    cores = sorted(os.sched_getaffinity(0))
-    return cores[slot::jobs] or [cores[slot % len(cores)]]
+    there = sorted(os.sched_getaffinity(0))
+    if cores is not None:
+        return [there[(slot * cores + i) % len(there)] for i in range(min(cores, len(there)))]
+    return there[slot::jobs] or [there[slot % len(there)]]
 
 
-def share_of_gpus(slot):
-    """Which of this machine's GPUs a slot's process sees: one, where there are several."""
+def share_of_gpus(slot, gpus):
+    """Which of this machine's GPUs the process of a slot sees that asks for so many: CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         visible = ",".join(sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")))
-    gpus = [name for name in visible.split(",") if name]
-    return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {}
+    there = [name for name in visible.split(",") if name]
+    return ",".join(there[(slot * gpus + i) % len(there)] for i in range(min(gpus, len(there)))) if there else ""
 
 
 def _make(job, number):

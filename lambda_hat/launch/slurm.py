@@ -1,5 +1,6 @@
 """SLURM's commands: the states of many jobs in one call, what those states mean in words, and cancelling."""
 
+import contextlib
 import getpass
 import os
 import signal
@@ -104,9 +105,16 @@ def clean_environment():
     """This environment without what an allocation that we are in has put there, which sbatch would take for orders."""
     keep = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
     inside = "SLURM_JOB_ID" in os.environ
-    dropped = ("SLURM_", "SLURMD_", "SRUN_", "PMI_", "PMIX_") + (
-        ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL") if inside else ()
-    )
+    dropped = (
+        "SLURM_",
+        "SLURMD_",
+        "SRUN_",
+        "PMI_",
+        "PMIX_",
+        "SUBMITIT_EXECUTOR",
+        "SUBMITIT_FOLDER",
+        "SUBMITIT_LOCAL_",
+    ) + (("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL") if inside else ())
     return {k: v for k, v in os.environ.items() if k in keep or not k.startswith(dropped)}
 
 
@@ -123,27 +131,36 @@ def call(*argv, attempts=1):
             done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, env=clean_environment())
         except FileNotFoundError as error:
             raise SlurmError(
-                f"{argv[0]} is not installed here: launch where SLURM is, or leave hydra/launcher=slurm out to run here."
+                f"{argv[0]} is not installed here: launch where SLURM is, or leave hydra/launcher=submitit_slurm out to run here."
             ) from error
         except subprocess.TimeoutExpired:
             said = f"no answer within {PATIENCE} s"
             continue
         if done.returncode == 0:
             return done.stdout
-        said = _first_error(done.stderr) or f"exit code {done.returncode}"
+        said = first_error(done.stderr) or f"exit code {done.returncode}"
         if not any(words in said for words in BUSY):
             break
     raise SlurmError(f"{argv[0]}: {said.rstrip('.')}.")
 
 
-def _first_error(text):
+def first_error(text):
+    """What a command of SLURM's says is wrong, without its prefixes."""
     lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
     return "; ".join(dict.fromkeys(lines))
 
 
-def submit(options, script, directory):
-    """Submit a batch script; returns the job's id."""
-    return call("sbatch", "--parsable", *options, str(script), str(directory)).split()[-1].split(";")[0]
+@contextlib.contextmanager
+def outside_of_jobs():
+    """While in this context, the environment is the clean one: for sbatch, which submitit calls with this process's own."""
+    kept = dict(os.environ)
+    clean = clean_environment()
+    for name in kept.keys() - clean.keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def queue(users=()):

@@ -1,138 +1,210 @@
-"""What a process of its own is told to make: resolved configurations in a JSON file, and which code they were made for.
+"""What submitit runs, in a SLURM job or a process here: makes some of a launch's frozen jobs, one after the other.
 
-<log_dir>/<number>/   job.json       what to make
-                      log.txt        what was said
-                      finished.json  what has been made, and what failed
-                      requeues.json  how often its time was up
+submitit pickles a `Task` by reference: this module's name, the class's and its attributes are what queued jobs know.
 """
 
-import getpass
-import json
-import shutil
-from dataclasses import asdict
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
+import logging
+import os
+import signal
+import sys
+import traceback
+from dataclasses import replace
 
-from lambda_hat import store
-from lambda_hat.config.hydra_glue import config_from_plain
-from lambda_hat.jobs import pipeline
-from lambda_hat.store import provenance
-from lambda_hat.system.errors import StoreError
+os.environ.setdefault(
+    "SUBMITIT_LOG_LEVEL", "NOCONFIG"
+)  # else importing submitit closes all handlers of logs, and adds its own
+import submitit
 
-PACKAGE = Path(__file__).resolve().parent.parent
+from lambda_hat.system import stopping
+from lambda_hat.system.errors import Deposed, Stopped, StoreError, UserError
 
-FILES = {name: f"{name}.json" for name in ("job", "finished", "requeues")}
+log = logging.getLogger(__name__)
 
 
-class Frozen(NamedTuple):
-    """A job as it was when it was submitted.
+class TaskFailed(Exception):
+    """Something was not made, which is told in the log: the job must not end as if it had been."""
 
-    Attributes:
-        name: of its directory in work/ and failures/.
-        stage: `target` or `run`.
-        command: the words that make just this one.
-        config: its plain configuration.
+
+class Task(submitit.helpers.Checkpointable):
+    """Some of a launch's jobs, which share a process. Called again after a requeue, it goes on.
+
+    Arguments:
+        launch: path of the launch's JSON file.
+        names: of what is to be made, in this order.
+        gpus: how many GPUs were asked for.
+        builds: whether a run may build its target.
+        cores: the cores to keep to; None = all.
+        visible: what CUDA_VISIBLE_DEVICES is to be; None = as it is.
     """
 
-    name: str
-    stage: str
-    command: list[str]
-    config: dict
+    def __init__(self, launch, names, gpus, builds=True, cores=None, visible=None):
+        self.launch, self.names, self.gpus, self.builds = str(launch), list(names), gpus, builds
+        self.cores, self.visible = cores, visible
 
-    def job(self):
-        """The job again.
+    def __call__(self):
+        """Make everything that is not made yet.
 
         Raises:
-            StoreError: where this code gives it another name than the code that submitted it.
-            ConfigError: where this code cannot read its configuration.
+            TaskFailed: where anything failed; the others are made all the same.
         """
-        config = config_from_plain(self.config)
-        groups = {key: getattr(config, key) for key in store.STAGES[self.stage].keys}
-        if config.target is None and not self.name.endswith(store.digest(self.stage, groups.values())):
-            raise StoreError(
-                f"{self.name} was submitted by code that names it so, and the code that this job runs would name it otherwise; "
-                "submit it again, or with hydra.launcher.snapshot=true, which runs the code as it was."
+        requeue = signal.getsignal(signal.SIGUSR2)  # submitit's: counts, tells SLURM to requeue, and exits
+        paths = submitit.JobEnvironment().paths
+        for path in (paths.submitted_pickle, paths.result_pickle):  # a left-over half would stop submitit
+            path.with_suffix(path.suffix + ".save_tmp").unlink(missing_ok=True)
+        _say_to(sys.stdout)
+
+        def give_way(number):
+            self._give_way(number, requeue, paths)
+
+        stopping.listen(give_way)  # work stops at a safe point only
+        from lambda_hat.launch import frozen
+
+        told = frozen.read(self.launch)
+        self._settle(told)
+        try:
+            failed = [name for name in self.names if not self._make(told["jobs"][name], told, paths)]
+        except Stopped as stop:
+            code = self._give_way(stop.signal, requeue, paths)
+            logging.shutdown()
+            os._exit(code)
+        if failed:
+            raise TaskFailed(f"{', '.join(failed)} failed, for reasons told above")
+
+    def _settle(self, told):
+        """What the environment has to say to JAX, before that is imported."""
+        from lambda_hat.launch import frozen
+        from lambda_hat.store import lease as leases
+
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        if self.cores:
+            os.sched_setaffinity(0, self.cores)
+        if self.visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
+        if self.gpus == 0:  # where nothing keeps a job from the node's GPUs, it must not take one
+            os.environ["JAX_PLATFORMS"] = "cpu"
+        restarts = os.environ.get("SLURM_RESTART_COUNT")
+        log.info(
+            "%sprocess %d on %s, GPUs %s%s",
+            f"SLURM job {leases.slurm_job()}, " if leases.slurm_job() else "",
+            os.getpid(),
+            os.uname().nodename,
+            os.environ.get("CUDA_VISIBLE_DEVICES") or "none",
+            f", start {int(restarts) + 1}" if restarts else "",
+        )
+        if told["code"]["sha256"] != frozen.code()["sha256"]:
+            log.warning(
+                "this job was submitted with other code (%s) than it now runs (%s); hydra.launcher.snapshot=true keeps the "
+                "code too",
+                *(f"{code['commit']}, {code['sha256'][:12]}" for code in (told["code"], frozen.code())),
             )
-        return pipeline.job(self.stage, config)
 
+    def _make(self, one, told, paths):
+        """Make one job; returns whether it is there, and no failure."""
+        from lambda_hat import store
+        from lambda_hat.jobs import pipeline
+        from lambda_hat.launch import frozen
+        from lambda_hat.store import lease as leases
 
-def command(item, script):
-    """The words that make this item alone, here and now."""
-    name = {"target": "build_target", "run": "sample"}[item.job.stage]
-    name = f"{name}.py" if script.endswith(".py") else f"lambda-hat-{name.replace('_', '-')}"
-    words = [word for word in item.words if not word.startswith(("hydra.", "hydra/"))]
-    return [str(Path(script).with_name(name)), *words]
-
-
-def write(directory, items, script, log, **settings):
-    """Keep what a process is to make in <directory>/job.json."""
-    directory.mkdir(parents=True)
-    jobs = [Frozen(i.name, i.job.stage, command(i, script), asdict(i.job.config))._asdict() for i in items]
-    text = {"code": code(), "log": str(log), "jobs": jobs} | settings
-    (directory / FILES["job"]).write_text(json.dumps(text, indent=1, allow_nan=False) + "\n")
-
-
-def read(directory):
-    """What `write` kept, its jobs as `Frozen`.
-
-    Raises:
-        StoreError: where the file is damaged.
-    """
-    path = directory / FILES["job"]
-    try:
-        found = json.loads(path.read_text())
-        return found | {"jobs": [Frozen(**job) for job in found["jobs"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read ({type(error).__name__}: {error}); submit again.") from error
-
-
-def finished(directory):
-    """Names of what this task is through with → whether it failed."""
-    return store.read_note(directory / FILES["finished"])
-
-
-def finish(directory, name, failed):
-    """Note that the task is through with one of its jobs."""
-    store.write_note(directory / FILES["finished"], finished(directory) | {name: failed})
-
-
-def count_requeue(directory, most):
-    """Note that the task goes back to the queue; False, and nothing noted, where it has done so `most` times."""
-    count = store.read_note(directory / FILES["requeues"]).get("count", 0)
-    if count >= most:
+        stopping.check()
+        sys.argv = one.command  # what records of this attempt say to type
+        job = None
+        try:
+            job = _as_allotted(one.job(), self.gpus)
+            if not frozen.is_made(job, told["at"]):
+                record = store.read_note(job.paths.failure(job.stage))
+                if leases.slurm_job() and record.get("slurm_job") == leases.slurm_job():
+                    return False  # it failed before this job was requeued
+                if not self.builds and job.stage == "run" and not store.is_done(job.paths.target):
+                    raise StoreError(
+                        f"{job.paths.target} is not there: its build failed; see {job.paths.failure('target')}."
+                    )
+                pipeline.make(job, str(paths.stdout))
+                self._tell_of_idle_gpus()
+            log.info(pipeline.result_line(job))
+            return not pipeline.fails(job)
+        except Deposed as error:  # the notes in its work directory are the next owner's
+            log.error("stopped: %s", error)
+            return False
+        except UserError as error:
+            log.error("failed: %s", error)
+        except Exception:  # the last line of defence: the others go on, and the traceback is in this job's log
+            log.error("failed: %s\n%s", one.name, traceback.format_exc())
+        if job is not None:
+            (job.paths.work(job.stage) / "submitted.json").unlink(missing_ok=True)
+            try:
+                job.paths.work(job.stage).rmdir()
+            except OSError:  # a checkpoint keeps it, or it was never made
+                pass
         return False
-    store.write_note(directory / FILES["requeues"], {"count": count + 1})
-    return True
+
+    def _tell_of_idle_gpus(self):
+        jax = sys.modules.get("jax")
+        if self.gpus and jax and jax.default_backend() == "cpu" and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
+            log.warning(
+                "this job asked for %d GPU(s) and JAX uses none: pip install 'jax[cuda12]' for %s, or set resources.run.gpus=0",
+                self.gpus,
+                sys.executable,
+            )
+
+    def _give_way(self, number, requeue, paths):
+        """The job's time is up (USR2), and it goes back to the queue; or SLURM ends it for reasons of its own (TERM).
+
+        Returns:
+            the exit code.
+        """
+        name = signal.Signals(number).name
+        if number != signal.SIGUSR2:
+            log.warning("stopped by %s; the same command goes on", name)
+            return 128 + number
+        log.warning("stopped by %s: back to the queue, to go on from what is kept", name)
+        delayed = requeue.__self__._delayed
+        if delayed._timeout_min is None:  # the partition's limit, which submitit does not know
+            delayed._timeout_min = 0
+        try:
+            requeue(number, None)
+        except SystemExit as end:  # requeued
+            return end.code if isinstance(end.code, int) and end.code > 0 else 128 + number
+        except submitit.core.utils.UncompletedJobError:
+            self._leave_record(paths)
+        except Exception as error:
+            log.error("failed: scontrol requeue: %s; the same command goes on", error)
+        return 128 + number
+
+    def _leave_record(self, paths):
+        """SLURM has ended this job as often as it was allowed to: say so where failures are told."""
+        from lambda_hat import store
+        from lambda_hat.launch import frozen
+        from lambda_hat.store import lease as leases
+
+        told = frozen.read(self.launch)
+        error = (
+            "time was up too many times, as often as hydra.launcher.max_num_timeout lets it; the same command goes on from what "
+            "is kept, or give it more time with resources.run.timeout_min or hydra.launcher.timeout_min."
+        )
+        log.error("failed: %s", error)
+        for one in (told["jobs"][name] for name in self.names):
+            job = one.job()
+            if not frozen.is_made(job, told["at"]):
+                record = {"error": error, "kind": "Stopped", "traceback": None, "log": str(paths.stdout)}
+                record |= {"slurm_job": leases.slurm_job(), "command": one.command, "settings": job.settings}
+                job.paths.failure(job.stage).parent.mkdir(exist_ok=True)
+                store.write_note(job.paths.failure(job.stage), record | {"created_at": store.now()})
+                return
 
 
-def submission(item):
-    """Path of the note that a SLURM job is to make this item."""
-    return item.work / "submitted.json"
+def _say_to(stream):
+    """One line for each message: submitit's own handlers would say its messages two or three times."""
+    submitits = logging.getLogger("submitit")
+    submitits.handlers.clear()
+    submitits.propagate = True
+    submitits.setLevel(logging.INFO)
+    logging.basicConfig(stream=stream, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("jax", "absl", "arviz"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def note_submission(item, slurm_job, log, script):
-    """Say in the item's work directory which SLURM job is to make it."""
-    note = {
-        "slurm_job": slurm_job,
-        "user": getpass.getuser(),
-        "at": store.now(),
-        "command": command(item, script),
-        "log": str(log),
-        "settings": item.job.settings,
-    }
-    item.work.mkdir(parents=True, exist_ok=True)
-    store.write_note(submission(item), note)
-
-
-@cache
-def code():
-    """What tells this code from any other: the commit, and the hash of what is imported."""
-    return {"commit": provenance.code_sha(), "sha256": provenance.source_hash()}
-
-
-def snapshot(directory):
-    """Copy the package into a directory that can be put on Python's path."""
-    shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    if commit := provenance.code_sha():
-        (directory / PACKAGE.name / provenance.COMMIT).write_text(commit + "\n")
+def _as_allotted(job, gpus):
+    """A target is built whether its job holds a GPU or not; a run that needs one and holds none fails with a sentence."""
+    if gpus != 0 or job.stage == "run":
+        return job
+    return job._replace(config=replace(job.config, runtime=replace(job.config.runtime, platform="cpu")))

@@ -4,11 +4,12 @@ import contextlib
 import logging
 import sys
 import time
+from collections import Counter
 from typing import NamedTuple
 
 from lambda_hat import store
 from lambda_hat.jobs import pipeline
-from lambda_hat.launch import slurm, task
+from lambda_hat.launch import frozen, slurm
 from lambda_hat.store import lease as leases
 from lambda_hat.system import errors
 from lambda_hat.system.errors import UserError
@@ -45,8 +46,8 @@ def follow(waiting, options):
     """Stay until everything is there, or will not come; show what comes, and say why what does not.
 
     Arguments:
-        waiting: each a `submit.Submitted`.
-        options: an `options.Slurm`.
+        waiting: each a `cluster.Submitted`.
+        options: `config.launcher.Slurm`.
 
     Returns:
         the exit code.
@@ -65,7 +66,7 @@ def follow(waiting, options):
             if watch.open:
                 time.sleep(options.poll_s)
     except KeyboardInterrupt:
-        from lambda_hat.launch.submit import how_to_go_on
+        from lambda_hat.launch.cluster import how_to_go_on
 
         print(f"Left alone: {len(watch.open)} go on without us.", file=sys.stderr)
         print(how_to_go_on(watch.open), file=sys.stderr)
@@ -78,9 +79,9 @@ class _Watch:
     def __init__(self, waiting):
         self.open = list(waiting)
         self.failures, self.kept_back, self.bad = [], [], False
-        self._said, self._ended, self._failed = None, {}, set()
+        self._said, self._ended = None, {}
         self._count = {"done": 0, "failed": 0}
-        notes = [store.read_note(task.submission(one.item)) for one in waiting if one.directory is None]
+        notes = [store.read_note(frozen.submission(one.item)) for one in waiting if one.log is None]
         self._users = {note["user"] for note in notes if "user" in note}
 
     def look(self):
@@ -93,7 +94,7 @@ class _Watch:
             at_work = entry is None or entry.runs or entry.is_over
             if at_work and self._is_done(one):
                 self._tell(one)
-            elif at_work and one.directory and task.finished(one.directory).get(one.item.name):
+            elif at_work and one.log and self._has_failed(one):
                 self._fail(one, None)
             elif one.slurm_job is None:
                 (still if leases.is_alive(store.read_note(one.item.work / "owner.json")) is not False else over).append(
@@ -107,9 +108,13 @@ class _Watch:
         self._progress(entries)
 
     def _is_done(self, one):
-        if one.directory and task.finished(one.directory).get(one.item.name) is False:
-            return True
-        return not one.item.job.config.force and store.is_done(one.item.job.directory)
+        if one.log is None:
+            return not one.item.job.config.force and store.is_done(one.item.job.directory)
+        return frozen.is_made(one.item.job, one.since)
+
+    def _has_failed(self, one):
+        record = store.read_note(one.item.job.paths.failure(one.item.job.stage))
+        return bool(record) and record.get("slurm_job") == one.slurm_job
 
     def _tell(self, one):
         self._count["done"] += 1
@@ -136,26 +141,25 @@ class _Watch:
             self._fail(one, entry)
 
     def _fail(self, one, entry):
-        self._failed.add(one.item.name)
-        if lacking := [name for name in one.needs if name in self._failed]:
-            self.kept_back.append((one, lacking))
+        if one.needs and not store.is_done(one.item.job.paths.target):
+            self.kept_back.append(one)
             return
         self._count["failed"] += 1
-        failure = explain(one.item, one.slurm_job, entry, one.directory)
+        failure = explain(one.item, one.slurm_job, entry, one.log)
         self.failures.append(failure)
         log.error("failed: %s: %s", failure.name, failure.what)
 
     def _give_up(self, entries):
         """Where all that is left will not start by itself, there is nothing to wait for."""
         stuck = {name: entry.stuck for name, entry in entries.items() if entry and entry.stuck}
-        if self.open and all(one.item.name in stuck or any(name in stuck for name in one.needs) for one in self.open):
+        if self.open and all(one.item.name in stuck or one.needs in stuck for one in self.open):
             for one in self.open:
                 if one.item.name in stuck:
                     what = f"job {one.slurm_job} {stuck[one.item.name]}"
                     log.error("not started: %s: %s", one.item.name, what)
-                    self.failures.append(Failure(one.item.name, what, None, task.command(one.item, sys.argv[0])))
+                    self.failures.append(Failure(one.item.name, what, None, frozen.command(one.item, sys.argv[0])))
                 else:
-                    self.kept_back.append((one, [name for name in one.needs if name in stuck]))
+                    self.kept_back.append(one)
             self.open = []
 
     def _progress(self, entries):
@@ -171,18 +175,15 @@ class _Watch:
         """Every failure once more, together, with what to type."""
         for failure in self.failures:
             log.error(failure.text())
-        for names in dict.fromkeys(tuple(lacking) for _, lacking in self.kept_back):
-            count = sum(tuple(lacking) == names for _, lacking in self.kept_back)
-            log.error(
-                "not started: %d %s of %s, which was not built", count, "run" if count == 1 else "runs", " ".join(names)
-            )
+        for name, count in Counter(one.needs for one in self.kept_back).items():
+            log.error("not started: %d %s of %s, which was not built", count, "run" if count == 1 else "runs", name)
 
 
-def explain(item, slurm_job, entry, directory):
+def explain(item, slurm_job, entry, path):
     """Why an item has no result: its own record where it left one, else what SLURM says of the job."""
     record = store.read_note(item.job.paths.failure(item.job.stage))
-    command = task.command(item, sys.argv[0])
-    path = str(directory / "log.txt") if directory else record.get("log")
+    command = frozen.command(item, sys.argv[0])
+    path = str(path) if path else record.get("log")
     if record and record.get("slurm_job") == slurm_job:
         what = str(record.get("error") or "no words").splitlines()[0]
         if not hasattr(errors, kind := str(record.get("kind"))):  # ours are whole sentences
@@ -210,7 +211,7 @@ def tell_of_former_attempts(found):
         job = found.ended.get(name)
         record = store.read_note(items[name].job.paths.failure(items[name].job.stage))
         failure = explain(items[name], job or record.get("slurm_job"), history.get(job), None)
-        path = store.read_note(task.submission(items[name])).get("log") or failure.log
+        path = store.read_note(frozen.submission(items[name])).get("log") or failure.log
         log.info("  before: %s: %s%s", name, failure.what, f"  {path}" if path else "")
     if len(names) > MOST_LINES:
         log.info("  before: … and %d more", len(names) - MOST_LINES)

@@ -4,6 +4,7 @@ from functools import partial
 
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
+from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 
 class LocalSweeper(Sweeper):
@@ -13,13 +14,10 @@ class LocalSweeper(Sweeper):
         self.params, self.max_combinations = params, max_combinations
 
     def setup(self, *, hydra_context, task_function, config):
-        """Keep what Hydra gives every sweeper, and make the launcher."""
-        from hydra.core.plugins import Plugins
-
+        """Keep what Hydra gives every sweeper, and make the launcher: ours, also where a YAML's `_target_` is the stock one."""
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = HereLauncher()
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments):
         """Compose nothing here: the launcher does, once for each combination."""
@@ -30,7 +28,7 @@ class LocalSweeper(Sweeper):
         return self.launcher.launch(combinations, initial_job_idx=0)
 
 
-class LocalLauncher(Launcher):
+class HereLauncher(Launcher):
     """Composes every combination, then has what is missing done as `hydra.launcher` says."""
 
     def __init__(self, **_):
@@ -53,8 +51,12 @@ class LocalLauncher(Launcher):
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         compose = Composer(self.hydra_context.config_loader, self.config)
         combinations = [(partial(compose, words), words) for words in job_overrides]
-        sys.exit(options.run_all(self.task_function.stage, combinations, self.config.hydra.launcher))
+        sys.exit(options.run_all(self.task_function.stage, combinations, self.config.hydra))
 
 
-class SlurmLauncher(LocalLauncher):
-    """The same on a cluster; `hydra.launcher` tells them apart."""
+class LocalLauncher(HereLauncher, submitit_launcher.LocalLauncher):
+    """The same in processes of their own."""
+
+
+class SlurmLauncher(HereLauncher, submitit_launcher.SlurmLauncher):
+    """The same on a cluster."""
