@@ -135,26 +135,26 @@ def kinds(made):
 def test_each_run_follows_its_own_target_in_few_arrays(item, wanted):
     runs = [
         item(f"seed={seed}", f"sampler={name}", f"sampler.seed={n}")
-        for seed in range(50)
+        for seed in range(5)
         for name, n in (("hmc", 0), ("hmc", 1), ("mclmc", 0), ("sgld", 0))
     ]
     found = plan.make(runs, lambda users: {})
     made = arrays.arrays(found, wanted(), 1001)
-    assert kinds(made) == [("target", 50, None), *4 * [("run", 50, 0)]]
+    assert kinds(made) == [("target", 5, None), *4 * [("run", 5, 0)]]
     for array in made[1:]:
         targets = [pack[0].job.paths.target_id for pack in array.packs]
         assert targets == [pack[0].name for pack in made[0].packs]
         assert len({array.request for pack in array.packs}) == 1
     packed = arrays.arrays(found, wanted(runs_per_job=10), 1001)
-    assert kinds(packed) == [("target", 50, None), ("run", 50, 0)]
+    assert kinds(packed) == [("target", 5, None), ("run", 5, 0)]
     assert [(array.request.gpus, array.request.timeout_min) for array in packed] == [(0, 60), (1, 60 + 60 + 60 + 120)]
     limited = arrays.arrays(found, wanted(runs_per_job=10, timeout_min=7), 1001)
     assert [array.request.timeout_min for array in limited] == [7, 7]
-    in_step = arrays.arrays(found, wanted(runs_per_job=10), 20)  # no array is longer than the cluster takes
+    in_step = arrays.arrays(found, wanted(runs_per_job=10), 2)  # no array is longer than the cluster takes
     assert kinds(in_step) == [
-        *(("target", 20, None), ("run", 20, 0)),
-        *(("target", 20, None), ("run", 20, 2)),
-        *(("target", 10, None), ("run", 10, 4)),
+        *(("target", 2, None), ("run", 2, 0)),
+        *(("target", 2, None), ("run", 2, 2)),
+        *(("target", 1, None), ("run", 1, 4)),
     ]
 
 

@@ -92,12 +92,12 @@ def help_of_group(group: str) -> str:
         group: such as `model`, `sampler`, `runtime`.
     """
     parts = {name: {name: cls} for name, cls in (("store", Store), ("runtime", Runtime), ("resources", Resources))}
-    parts |= KINDS
+    parts |= KINDS | {"hydra/launcher": launcher.KINDS}
     if group not in parts:
         sys.exit(messages.unknown_group(group, sorted(parts)))
     lines = [f"{group}: {', '.join(options.options(group))}"] if group in KINDS else []
     for kind, cls in parts[group].items():
         lines += ["", f"{kind}: {(cls.__doc__ or '').splitlines()[0]}"]
-        for name, expected, meaning in explain(group, cls):
+        for name, expected, meaning in explain(group.replace("/", "."), cls):
             lines += [f"  {name}", textwrap.indent(textwrap.fill(f"{meaning} ({expected})", 96), "      ")]
     return "\n".join(lines).strip()

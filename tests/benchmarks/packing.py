@@ -26,8 +26,13 @@ SWEEP = (
 def launch(directory, runs_per_job):
     """Seconds of wall time, and the SLURM jobs of the runs."""
     options = (
-        *("hydra/launcher=slurm", "hydra.launcher.wait=true", "hydra.launcher.poll_s=0.5", "hydra.launcher.cpus=1"),
-        *("hydra.launcher.mem_gb=2", "hydra.launcher.gpus=1", f"hydra.launcher.runs_per_job={runs_per_job}"),
+        *(
+            "hydra/launcher=submitit_slurm",
+            "hydra.launcher.wait=true",
+            "hydra.launcher.poll_s=0.5",
+            "hydra.launcher.cpus_per_task=1",
+        ),
+        *("hydra.launcher.mem_gb=2", "hydra.launcher.gpus_per_node=1", f"hydra.launcher.runs_per_job={runs_per_job}"),
     )
     began = time.perf_counter()
     done = subprocess.run(
