@@ -139,11 +139,11 @@ def test_slurm_is_asked_once_for_all_jobs(tiny, tmp_path, monkeypatch):
     for number in range(1, 4):
         begun(tmp_path / "runs", f"{tiny.name}.run_hmc_{str(number) * 8}", submitted={"slurm_job": f"9_{number}"})
     rows = {row.run_id: row for row in scan(tmp_path / "runs") if row.state != "done"}
-    assert [rows[f"run_hmc_{digit * 8}"].state for digit in "123"] == ["queued", "queued", "stale"]
+    assert [rows[f"run_hmc_{digit * 8}"].state for digit in "123"] == ["queued", "running", "stale"]
     assert rows["run_hmc_11111111"].notes == ["SLURM job 9_1: pending"]
     assert "SLURM job 9_3 is gone" in rows["run_hmc_33333333"].notes[0]
     (asked,) = (tmp_path / "asked").read_text().splitlines()
-    assert "--jobs=9" in asked.split()
+    assert "-j 9 " in asked
 
 
 @pytest.mark.parametrize(

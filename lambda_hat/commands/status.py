@@ -212,6 +212,8 @@ def _cancel(records, yes):
     if not plan:
         console.write("nothing that fits is running or queued")
         return 0
+    if yes:
+        plan.act()
     verb = "stopped" if yes else "would stop"
     lines = list(plan.beyond)
     lines += [f"{verb} SLURM job {job}: {', '.join(names)}" for job, names in plan.jobs.items()]
@@ -219,8 +221,6 @@ def _cancel(records, yes):
         lines.append(
             f"{verb} process {pid} ({shlex.join(attempt.command)}), at {', '.join(names)} and all that follows"
         )
-    if yes:
-        plan.act()
     console.write(*lines, *([] if yes else ["nothing was stopped; add --yes"]))
     return int(yes and bool(plan.beyond))
 

@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from lambda_hat import store
 from lambda_hat.inspect.records import Attempt, Record
 from lambda_hat.inspect.scan import entries, existing, scan
 from lambda_hat.inspect.states import is_running
+from lambda_hat.launch import slurm
 from lambda_hat.store import lease
 from lambda_hat.system.errors import StoreError, UserError
 
@@ -258,7 +258,7 @@ def prune(root: Path, paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
-SCRIPTS = {"sample.py", "build_target.py", "worker.py", "lambda-hat-sample", "lambda-hat-build-target"}
+SCRIPTS = {"sample.py", "build_target.py", "lambda-hat-sample", "lambda-hat-build-target"}
 """Names of the programs that make targets and runs."""
 
 
@@ -280,13 +280,13 @@ class Cancellation:
         return bool(self.jobs or self.processes or self.beyond)
 
     def act(self) -> None:
-        """Stop them.
+        """Stop them, and wait until SLURM agrees.
 
         Raises:
             UserError: where SLURM refuses.
         """
-        if self.jobs:
-            _scancel(list(self.jobs))
+        for job in sorted(slurm.cancel(self.jobs)):
+            self.beyond.append(f"SLURM job {job} is not over yet: squeue -j {job}")
         for pid, (attempt, _) in self.processes.items():
             if is_ours(attempt):  # still
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -330,17 +330,10 @@ def is_ours(attempt: Attempt) -> bool:
             words = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
     except OSError:
         return False
+    if "submitit.core._submit" in words:  # records the command that makes the same
+        return True
     script, *arguments = attempt.command
     place = len(words) - len(arguments) - 1
     if place < 1 or words[place + 1 :] != arguments or Path(script).name not in SCRIPTS:
         return False
     return words[place] == script or (words[place - 1] == "-m" and words[place].startswith("lambda_hat."))
-
-
-def _scancel(jobs):
-    try:
-        answer = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"scancel could not be run ({error}); type: scancel {' '.join(jobs)}") from error
-    if answer.returncode:
-        raise UserError(f"scancel failed: {answer.stderr.strip()}")

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from lambda_hat import store
 from lambda_hat.inspect.formats import duration
 from lambda_hat.inspect.records import Attempt, Record, RunRecord, TargetRecord, flat
+from lambda_hat.launch import slurm
 from lambda_hat.store import lease
 from lambda_hat.system.errors import StoreError
 from lambda_hat.system.terminal import printable
@@ -26,8 +26,8 @@ UNHEARD = 2 * lease.DEAD_AFTER
 NAME = re.compile(rf"{store.TARGET_ID.pattern}(\.{store.RUN_ID.pattern})?")
 """Names in work/ and failures/."""
 
-JobStates = Mapping[str, str] | None
-"""SLURM's state of each job that it has; None where it cannot be asked."""
+JobStates = Mapping[str, slurm.JobState] | None
+"""What SLURM says of each job that it knows; None where it cannot be asked."""
 
 
 @dataclass
@@ -58,17 +58,21 @@ class Leftover:
 
     def state(self, jobs: JobStates) -> tuple[str | None, list[str]]:
         """The state and notes on it; None where nothing is left."""
-        queued = None if jobs is None or self.job is None else jobs.get(self.job)
+        entry = None if jobs is None or self.job is None else jobs.get(self.job)
         alive = self.owner_is_alive
         if alive is None:
-            alive = queued == "RUNNING" or (self.silent_sec is not None and self.silent_sec < UNHEARD)
+            alive = (entry is not None and entry.state == "RUNNING") or (
+                self.silent_sec is not None and self.silent_sec < UNHEARD
+            )
         if alive:
             notes = [self._progress_text()]
             if self.silent_sec is not None and self.silent_sec > lease.DEAD_AFTER:
                 notes.append(f"no heartbeat for {duration(self.silent_sec)}")
             return "running", notes
-        if queued is not None:
-            return "queued", [f"SLURM job {self.job}: {queued.lower()}"]
+        if entry is not None and not entry.is_over:
+            why = entry.stuck or ("" if entry.reason in ("", "None") else entry.reason)
+            text = f"SLURM job {self.job}: {entry.state.lower()}{f' ({why})' if why and not entry.runs else ''}"
+            return "running" if entry.runs else "queued", [text]
         if self.is_submitted and jobs is None and not self.has_failed and not self.has_owner:
             return "queued", [f"SLURM job {self.job}; its state is not known here: squeue cannot be asked"]
         if self.has_failed:
@@ -77,7 +81,7 @@ class Leftover:
             ] * self.has_checkpoint
         if self.has_directory:
             gone = (
-                f"SLURM job {self.job} is gone"
+                f"SLURM job {self.job} {entry.ending if entry else 'is gone'}"
                 if self.job
                 else "its process is gone"
                 if self.has_owner
@@ -102,20 +106,14 @@ class Leftover:
 
 
 def slurm_states(jobs: Iterable[str]) -> JobStates:
-    """SLURM's states (PENDING, RUNNING, …) of those of these jobs that it still has, asked once for all of them."""
-    jobs = sorted(set(jobs))
+    """What SLURM says of those of these jobs that it knows, asked once for all of them; of ended ones from accounting."""
+    jobs = set(jobs)
     if not jobs or shutil.which("squeue") is None:
         return {} if not jobs else None
-    arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
-    argv = ["squeue", "--noheader", "--array", "--format=%i|%T", f"--jobs={arrays}"]
     try:
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+        return slurm.states(jobs, attempts=1)
+    except slurm.SlurmError:
         return None
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        return None
-    lines = (line.strip().partition("|") for line in answer.stdout.splitlines())
-    return {job: state for job, _, state in lines if state}
 
 
 def add_unfinished(
@@ -140,12 +138,16 @@ def add_unfinished(
     found = [left for left in leftovers.values() if isinstance(left, Leftover)]
     jobs = job_states(left.job for left in found if left.is_submitted and left.job)
     for name, left in leftovers.items():
-        _add(root, name, left, jobs, records, targets)
+        _add(root, name, left, leftovers, jobs, records, targets)
 
 
-def _add(root, name, left, jobs, records, targets):
+def _add(root, name, left, leftovers, jobs, records, targets):
     target_id, _, run_id = name.partition(".")
     state, notes = ("damaged", [str(left)]) if isinstance(left, StoreError) else left.state(jobs)
+    target = leftovers.get(target_id)
+    if run_id and state == "stale" and left.is_submitted and not left.has_owner and target_id not in targets:
+        if isinstance(target, Leftover) and target.has_failed:
+            state, notes = "failed", [f"not started: its target failed: {target._failure_text()}"]
     published = records.get(name) if run_id else targets.get(name)
     if published is not None:
         if state == "running":

@@ -171,12 +171,13 @@ def queue(users=()):
     return {number: JobState(state, reason) for number, state, reason in fields}
 
 
-def states(jobs, ended=True):
+def states(jobs, ended=True, attempts=ATTEMPTS):
     """The states of jobs, in one call of squeue and, for those that it does not know or that have ended, one of sacct.
 
     Arguments:
         jobs: ids as squeue shows them, `12` or `12_3`.
         ended: whether accounting is asked about jobs that have ended, for their exit codes.
+        attempts: how often a controller that does not answer is asked.
 
     Returns:
         a `JobState` by id; a job that neither knows is not in it.
@@ -189,7 +190,7 @@ def states(jobs, ended=True):
         return {}
     arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
     try:
-        text = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(arrays), "-o", "%i|%T|%r", attempts=ATTEMPTS)
+        text = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(arrays), "-o", "%i|%T|%r", attempts=attempts)
     except SlurmError as error:
         if "Invalid job id" not in str(error):  # said of a job that the controller has forgotten
             raise
