@@ -72,7 +72,7 @@ def summarise(values: Draws) -> Chains:
     Example:
         >>> x = np.random.default_rng(0).standard_normal((4, 1000))
         >>> f"{summarise(3 + x).mean:.2f} ± {summarise(3 + x).mcse:.3f}"
-        '2.99 ± 0.015'
+        '2.98 ± 0.016'
 
     References:
         Vehtari, Gelman, Simpson, Carpenter, Bürkner, Bayesian Analysis 16:667 (2021).

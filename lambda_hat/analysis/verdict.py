@@ -36,27 +36,33 @@ FROZEN = 1e-6
 float32 is 1e-7 of it."""
 
 ACCEPTANCE_BAD, ACCEPTANCE_LOW, ACCEPTANCE_HIGH = 0.1, 0.4, 0.99
-"""Band of mean acceptance: HMC is at its best near 0.65-0.8 (Beskos et al., Bernoulli 19:1501, 2013)."""
+"""Band of mean acceptance: HMC is at its best near 0.65-0.8 (Beskos et al., Bernoulli 19:1501, 2013). Conventions about it:
+below 0.4 and above 0.99 the same gradients make better draws at another step, below 0.1 a chain stays where it is for ten draws."""
 
 DIVERGENT, DIVERGENT_BAD = 0.005, 0.1
-"""Shares of transitions that broke down."""
+"""Shares of transitions that broke down. Each marks a place that the integrator cannot follow, whose share of the posterior the
+draws then miss (Betancourt, arXiv 1701.02434, section 6.2): as much of λ̂ may be missing. 0.5 % is the standard error that is asked
+for by default; 10 % is more than a warning."""
 
 TREND_DRAWS, TREND_ERRORS = 40, 4.0
 """Draws of a chain from which a trend can be seen, and standard errors by which the last two quarters may differ: by chance in 6 of
 100 000 runs."""
 
 BELOW_DEPTH, BELOW, BELOW_BAD = 0.01, 0.01, 0.1
-"""A draw counts as below L_n(w0) from this share of λ̂ on; shares of such draws."""
+"""A draw counts as below L_n(w0) from this share of λ̂ on, which rounding does not reach; shares of such draws. At a minimum
+there are none; conventions: from one in a hundred on they are no accident, at one in ten w0 is on a slope."""
 
 FAR = 10.0
-"""|w−w0|² over |w0|² from which the chain has left w0."""
+"""|w−w0|² over |w0|² from which the chain has left w0: it is then three times as far from w0 as w0 is from the origin, and nothing
+of w0 is left in a draw. A convention: only a known λ has a stricter one (`analyse.LEFT`)."""
 
 STEIN_ERRORS, STEIN_SHARE = 2.5, 0.03
 """The Stein identity's deviation less this many standard errors must stay below this share of p, and the predicted bias. A sound
 run whose identity is known to 1 % is flagged by chance in one of 10 million, one known to 10 % in one of 200."""
 
 BASELINE, BASELINE_BAD = 0.01, 0.2
-"""What a descent from w0 gains, over λ̂."""
+"""What a descent from w0 gains, over λ̂, which is too small by as much: twice the standard error that is asked for by default, and a
+share with which λ̂ says little about a minimum."""
 
 GAUSSIAN_SHARE, GAUSSIAN_ERRORS, GAUSSIAN_BAD = 0.02, 4.0, 0.5
 """By how much of the Laplace value the draws of its Gaussian may miss it, beside these many standard errors: measured, 10 % on a

@@ -16,6 +16,10 @@ from lambda_hat.targets.curvature import Curvature
 class Density(NamedTuple):
     """log π(u) = −nβ (L_n(w) − L_n(w0)) − γ/2 |w − w0|², w = w0 + M u; all numbers are arguments of compiled programs.
 
+    M = 1, or M² ≈ (nβH + γ)⁻¹: whitened coordinates, in which a quadratic L_n has a unit Gaussian for posterior. β is the inverse
+    temperature, 1/log n by default; γ, in units of 1/w², keeps the chain near w0, and chooses what λ̂ is an estimate of: 100 for
+    trained networks, 1 or less for singular models whose λ is known.
+
     Attributes:
         rows: the data, in the sampler's precision.
         w0: the centre `[p]`.

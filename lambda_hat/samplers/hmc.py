@@ -111,8 +111,10 @@ class HMC(MarkovSampler):
         >>> import lambda_hat, numpy as np
         >>> potential, w0 = lambda w: 0.5 * (w**2).sum(), np.zeros(4)
         >>> est = lambda_hat.estimate(potential=potential, params=w0, n=1000, gamma=1, sampler="hmc")
-        >>> f"{est.llc:.3f} ± {est.mcse:.3f}", est.status
-        >>> est.summary.error.bias_kind, round(est.summary.adapted["trajectory_length"], 2)
+        >>> f"{est.llc:.3f} ± {est.mcse:.0e}", est.status
+        ('1.986 ± 2e-06', 'ok')
+        >>> est.summary.error.bias_kind, est.summary.adapted["trajectory_length"]
+        ('none', 1.1)
 
     References:
         Duane, Kennedy, Pendleton and Roweth, Phys. Lett. B 195:216 (1987); Neal, arXiv 1206.1901.

@@ -62,9 +62,16 @@ def is_large(density):
 
 
 def starts(density, curvature_scales, chains, seed, size=0.3):
-    """Where chains begin, `[chains, p]`: Laplace draws shrunk to `size`, off w0 but not far.
+    """Where chains begin, u `[chains, p]`: w = w0 + size (nβH + γ)^{-1/2} N(0, 1), Laplace draws shrunk to `size`.
 
     At w0 itself a chain may stick (its gradient is zero), and a full Laplace draw may be far out where L_n is not quadratic.
+
+    Arguments:
+        density: in whose coordinates they are.
+        curvature_scales: the metric (nβH + γ)^{-1/2}.
+        chains: how many.
+        seed: of the sampler.
+        size: between 0 (w0) and 1 (as far out as the Laplace approximation has the posterior).
     """
     p = density.w0.size
     z = jax.vmap(lambda c: jax.random.normal(jax.random.fold_in(stream(seed, "start"), c), (p,)))(jnp.arange(chains))
@@ -93,6 +100,13 @@ def transitions(kernel, density, tuning, state, key, shared, thin):
 
 class Loop:
     """A sampler on one density: one compiled program, called a chunk of draws at a time, in warm-up and after.
+
+    Draw t of chain c is `thin` transitions of the kernel, transition i with the key
+
+        fold_in(fold_in(fold_in(fold_in(key(seed), stream), c), t), i)
+
+    and a key that all chains share, without the c. Of a draw one `density.Record` is kept, and one `Transition` that sums it up.
+    How draws are cut into calls, and where a run was interrupted and resumed, changes no bit of them.
 
     Arguments:
         kernel: of the sampler.

@@ -101,8 +101,10 @@ class MCLMC(MarkovSampler):
         >>> import lambda_hat, numpy as np
         >>> potential, w0 = lambda w: 0.5 * (w**2).sum(), np.zeros(4)
         >>> est = lambda_hat.estimate(potential=potential, params=w0, n=1000, gamma=1, sampler="mclmc")
-        >>> f"{est.llc:.3f} ± {est.mcse:.3f}", est.status
+        >>> f"{est.llc:.3f} ± {est.mcse:.0e}", est.status
+        ('1.986 ± 2e-06', 'ok')
         >>> est.summary.error.bias_kind
+        'measured'
 
     References:
         Robnik, De Luca, Silverstein and Seljak, J. Mach. Learn. Res. 24:311 (2023); Robnik and Seljak, arXiv 2303.18221.
