@@ -1,7 +1,9 @@
 """Problems with known answers, shared by the tests: composed configurations, and a regression whose posterior is Gaussian."""
 
+import operator
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -30,6 +32,8 @@ import jax  # noqa: E402  (after the start)
 import numpy as np  # noqa: E402
 from jax.flatten_util import ravel_pytree  # noqa: E402
 
+from lambda_hat.analysis import analyse  # noqa: E402
+from lambda_hat.analysis.summary import Estimand  # noqa: E402
 from lambda_hat.samplers import sample  # noqa: E402
 from lambda_hat.store.journal import Journal  # noqa: E402
 from lambda_hat.targets import artifact, curvature, losses, models  # noqa: E402
@@ -80,6 +84,26 @@ class Problem(NamedTuple):
             enough,
             journal or Journal(),
         )
+
+    def summaries(self, config, count):
+        """The `Summary` of each of `count` runs of four chains, which are made as one and share their tuning."""
+        made = replace(config, sampler=replace(config.sampler, chains=4 * count))
+        result, posterior = self.sample(made), config.posterior
+        estimand = Estimand(
+            n=self.n,
+            beta=float(posterior.inverse_temperature(self.n)),
+            gamma=float(posterior.localization(len(self.w0))),
+            loss="nll",
+            dtype=config.sampler.dtype,
+        )
+        plain = replace(config.sampler, mcse_target=None)
+        found = []
+        for first in range(0, 4 * count, 4):
+            four, draws = operator.itemgetter(slice(first, first + 4)), result.draws
+            records, steps = jax.tree.map(four, (draws.records, draws.steps))
+            part = result._replace(draws=draws._replace(records=records, steps=steps))
+            found.append(analyse.analyse(part, estimand, plain, posterior, np.asarray(self.w0), 0.0))
+        return found
 
 
 def analytic(config):

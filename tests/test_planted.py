@@ -12,7 +12,7 @@ import pytest
 from lambda_hat.analysis import estimation
 from lambda_hat.samplers import loop, mclmc
 from lambda_hat.samplers.density import Record
-from lambda_hat.targets import artifact, curvature
+from lambda_hat.targets import artifact, curvature, models
 
 TRAINED = ("training.steps=3000",)
 UNTRAINED = ("training.steps=0", "training.polish_steps=0")
@@ -117,6 +117,23 @@ def test_nan_in_the_middle_is_bad(monkeypatch, name):
     assert found.status == "bad"
     assert "50 of 400 draws are not finite" in found.status_reasons[0]
     assert name != "excess" or found.llc_mean is None
+
+
+SGLD = ("sampler=sgld", "posterior.gamma=1", "sampler.draws=200", "sampler.mcse_target=null")
+QUADRATIC = ("model=quadratic", "model.dim=10", "data.n_data=1000", *SGLD)
+
+
+@pytest.mark.parametrize("precond", ["none", "rmsprop", "adam"])
+def test_no_preconditioner_is_wrong_and_ok(precond):
+    """Of 20 runs at least 18 hold the exact value or say that something is wrong, though the mean of the draws is too large."""
+    made = problems.config(*QUADRATIC, f"sampler.precond={precond}")
+    problem = problems.analytic(made)
+    exact = models.build(made.model).finite(problem.n * made.posterior.inverse_temperature(problem.n), 1.0)
+    found = problem.summaries(made, 20)
+    right = [low <= exact <= high for low, high in (summary.llc_interval95 for summary in found)]
+    honest = [held or summary.status != "ok" for held, summary in zip(right, found, strict=True)]
+    assert sum(honest) >= 18, [(summary.llc_mean / exact, summary.llc_interval95) for summary in found]
+    assert np.mean([summary.llc_raw for summary in found]) > 1.01 * exact
 
 
 def test_the_judge_is_blind_to_the_truth():
