@@ -220,3 +220,54 @@ def test_a_place_that_cannot_take_its_name_keeps_what_it_had(tiny, tool, tmp_pat
         files(tmp_path / "x") == before
         and [path.name for path in tmp_path.iterdir() if path.name.startswith(".x")] == []
     )
+
+
+def test_promoting_again_leaves_what_it_did_not_make(tiny, tool, tmp_path):
+    place = tmp_path / "x"
+    argv = ("promote", "gallery", "--to", "x", "--allow-bad")
+    assert tool(*argv).code == 0
+    (place / "NOTES.md").write_text("mine")
+    (place / ".git").mkdir()
+    (place / ".git" / "HEAD").write_text("ref")
+    (place / "other.png").symlink_to("NOTES.md")
+    assert tool("promote", "single", "--to", "x", "--allow-bad").code == 0
+    assert {path.name for path in place.iterdir()} == {
+        *("hmc.png", "mclmc.png", "table.md", "manifest.json"),
+        *("NOTES.md", ".git", "other.png"),
+    }
+    assert (place / "NOTES.md").read_text() == "mine" and (place / ".git" / "HEAD").read_text() == "ref"
+
+
+def test_promoting_into_a_link_fills_the_directory_that_it_leads_to(tiny, tool, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "x").symlink_to("real")
+    assert tool("promote", "single", "--to", "x", "--allow-bad").code == 0
+    assert (tmp_path / "x").is_symlink() and (tmp_path / "real" / "hmc.png").is_file()
+
+
+def _edit_table(place):
+    (place / "table.md").write_text("mine")
+
+
+def _link_figure(place):
+    (place / "NOTES.md").write_text("mine")
+    (place / "hmc_trace.png").unlink(missing_ok=True)
+    (place / "hmc_trace.png").symlink_to("NOTES.md")
+
+
+@pytest.mark.parametrize("spoil", [_edit_table, _link_figure, lambda place: (place / "README.md").write_text("mine")])
+def test_a_file_that_somebody_made_or_changed_is_not_replaced(tiny, tool, tmp_path, spoil):
+    assert tool("promote", "single", "--to", "x", "--allow-bad").code == 0
+    spoil(tmp_path / "x")
+    before = files(tmp_path)
+    outcome = tool("promote", "gallery", "--to", "x", "--allow-bad")
+    assert outcome.code == 1 and "was not made by lambda-hat-promote, or has been changed since" in outcome.err
+    assert files(tmp_path) == before
+
+
+def test_a_place_that_was_not_promoted_to_stays_as_it_is(tiny, tool, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "NOTES.md").write_text("mine")
+    before = files(tmp_path)
+    outcome = tool("promote", "single", "--to", "x", "--allow-bad")
+    assert outcome.code == 1 and "choose another place" in outcome.err and files(tmp_path) == before

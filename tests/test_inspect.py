@@ -298,6 +298,68 @@ def test_a_wrong_command_line_ends_in_one_sentence_and_changes_nothing(tiny, too
     assert files(tmp_path) == before
 
 
+ROOTS = ["./a=b", "{tmp_path}/a=b", "--root=a=b", "root=a=b", "store.root=a=b", "~/a=b", "root=~/a=b", "a b/ü"]
+"""Ways to name a root, relative to a directory that is HOME as well."""
+
+
+@pytest.mark.parametrize("given", ROOTS)
+def test_a_root_may_have_any_name(tiny, tool, tmp_path, monkeypatch, given):
+    root = tmp_path / ("a b/ü" if "ü" in given else "a=b")
+    root.parent.mkdir(exist_ok=True)
+    (tmp_path / "runs").rename(root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    word = given.format(tmp_path=tmp_path)
+    for argv in (
+        ("status", word),
+        ("results", word, "--csv"),
+        ("store", "verify", word),
+        ("report", word, "-o", "r.html"),
+        ("promote", "single", word, "--to", "~/p=q", "--allow-bad"),
+        ("accuracy", word, "--json"),
+    ):
+        outcome = tool(*argv)
+        assert outcome.code == 0 and outcome.out, (argv, outcome)
+    assert (tmp_path / "p=q" / "hmc.png").is_file() and not (tmp_path / "~").exists()
+
+
+def test_a_root_that_reads_like_a_filter_is_asked_about(tiny, tool, tmp_path):
+    (tmp_path / "runs").rename(tmp_path / "a=b")
+    outcome = tool("store", "rm", "a=b")
+    assert (
+        outcome.code == 1
+        and outcome.err == "a=b is a directory, and reads like a filter: write ./a=b for the directory.\n"
+    )
+
+
+EMPTY = [
+    ("store", "rm", "target="),
+    ("store", "rm", "target=tgt_", "--targets"),
+    ("store", "rm", "run=run_"),
+    ("store", "rm", "status=bad,"),
+    ("store", "rm", "sampler= "),
+    ("store", "rm", "--root="),
+    ("store", "verify", "run="),
+    ("status", "--prune", "--yes", "status="),
+    ("status", "--cancel", "--yes", "sampler="),
+    ("status", "--log", ""),
+    ("status", "--explain", " "),
+    ("results", "groupby="),
+    ("results", "groupby=sampler,"),
+    ("report", "target="),
+    ("promote", "single", "sampler=", "--to", "x"),
+    ("promote", "single", "--to", ""),
+]
+
+
+@pytest.mark.parametrize("argv", EMPTY)
+def test_an_empty_value_fits_nothing_and_is_refused(unfinished, tiny, tool, tmp_path, argv):
+    """As an empty variable of the shell gives."""
+    before = files(tmp_path)
+    outcome = tool(*argv)
+    assert outcome.code == 1 and outcome.out == "" and outcome.err.count("\n") == 1
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "argv", [("status", "--nope"), ("store",), ("store", "burn"), ("promote", "single"), ("status", "--diff", "a")]
 )

@@ -82,8 +82,11 @@ def split(arguments: argparse.Namespace, default: Path | None = RUNS) -> tuple[P
     """The root (`default` where none is given) and the filters of a command line.
 
     Raises:
-        UserError: where there are two roots, or one is empty.
+        UserError: where there are two roots, or one is empty, or a word may be a filter or a root.
     """
+    for word in arguments.words:
+        if _FILTER.match(word) and os.path.isdir(os.path.join(word, "targets")):
+            raise UserError(f"{word} is a directory, and reads like a filter: write ./{word} for the directory.")
     filters = [word.partition("=") for word in arguments.words if _FILTER.match(word)]
     roots = [word for word in arguments.words if not _FILTER.match(word)]
     roots += [_unquoted(value) for key, _, value in filters if key in _ROOT_KEYS]

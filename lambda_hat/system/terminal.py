@@ -121,8 +121,8 @@ def finish(code: int) -> int:
     if failure is None or failure.errno == errno.EPIPE:
         return code
     print(
-        f"standard output cannot be written ({failure.strerror}), so that something was not shown. Finished work is kept: "
-        f"see {program('status')}.",
+        f"standard output cannot be written ({failure.strerror}): part of the output is missing. Finished work is kept; see "
+        f"{program('status')}.",
         file=sys.stderr,
     )
     sys.stderr.flush()
