@@ -743,3 +743,47 @@ def test_runs_of_an_earlier_versions_targets_are_never_pooled_with_others(tiny, 
     shutil.copy(tmp_path / "sealed" / "SHA256SUMS", old)
     found = json.loads(tool("results", "groupby=sampler", "sampler=hmc", "--json").out)
     assert [(group["target_version"], group["runs"]) for group in found] == [(1, 1), (2, 1)]
+
+
+# --- one run, one target ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_opened_and_its_arrays_are_read_when_they_are_asked_for(tiny, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(records.Trace, "_read", lambda trace, file, name: read.append(name) or np.zeros((2, 8)))
+    run = lambda_hat.open_run(run_of(tiny, "hmc"))
+    assert (run.state, run.sampler, run.target_id) == ("done", "hmc", tiny.name)
+    low, high = run.summary.llc_interval95
+    assert low <= run.summary.llc_mean <= high and run.settings["sampler.draws"] == 8
+    assert {"llc", "L", "distance2", "gradient_evaluations"} <= set(run.trace) and read == []
+    assert run.trace["llc"].shape == (2, 8) and run.trace["llc"] is run.trace["llc"] and read == ["llc"]
+    with pytest.raises(KeyError):
+        run.trace["nothing"]
+
+
+def test_what_a_run_and_its_target_hold_is_what_was_published(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = lambda_hat.open_run(f"~/runs/targets/{tiny.name}/{run_of(tiny, 'hmc').name}")
+    assert run.trace["llc"].mean() == pytest.approx(run.summary.llc_raw)
+    assert run.trace["L"].mean() - run.summary.L0 == pytest.approx(run.summary.llc_raw / run.summary.estimand.nbeta)
+    target = lambda_hat.open_target(str(tiny))
+    assert target.meta.dims.p == sum(value.size for value in target.params.values()) == 2
+    assert {len(value) for value in target.data.values()} == {target.meta.dims.n} == {60}
+    assert run.target == target
+
+
+def test_what_is_damaged_is_a_sentence_when_it_is_asked_for(tiny, tmp_path):
+    run, target = lambda_hat.open_run(run_of(tiny, "hmc")), lambda_hat.open_target(tiny)
+    for path in (run.directory / "trace.nc", tiny / "params.npz", tiny / "data.npz"):
+        _truncate(path)
+    for read in (lambda: run.trace, lambda: target.params, lambda: target.data):
+        with pytest.raises(StoreError, match="does not match its hash"):
+            read()
+    (run.directory / "analysis.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"analysis\.json"):
+        lambda_hat.open_run(run.directory)
+    for path in (tmp_path, tmp_path / "runs" / "targets" / "tgt_000000000000", run.directory):
+        with pytest.raises(StoreError, match="there is no such target"):
+            lambda_hat.open_target(path)
+    with pytest.raises(StoreError, match="there is no such run"):
+        lambda_hat.open_run(tiny)
