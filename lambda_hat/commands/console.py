@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from lambda_hat import store
 from lambda_hat.commands import completion
-from lambda_hat.inspect.filters import Filter
+from lambda_hat.inspect.filters import Filter, select
+from lambda_hat.inspect.records import Record
+from lambda_hat.inspect.scan import scan
 from lambda_hat.system import terminal
 from lambda_hat.system.errors import UserError
 
@@ -114,6 +116,31 @@ def _values(text):
         else:
             values[-1] += letter
     return values
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Take a sweep's overrides."""
+    parser.add_argument(
+        "-m",
+        "--sweep",
+        nargs="+",
+        metavar="override",
+        help="a sweep's overrides, as for sampling: shows each combination, whether or not it has been begun",
+    )
+
+
+def gather(arguments: argparse.Namespace) -> tuple[Path, list[Record]]:
+    """The root and the records that a command line asks for; with a sweep those of its combinations, begun or not."""
+    root, filters = split(arguments)
+    if arguments.sweep:
+        from lambda_hat.commands import sweep
+
+        root, records = sweep.records(arguments.sweep, split(arguments, None)[0])
+        known = {record.name: record for record in scan(root)} if root.is_dir() else {}
+        records = [known.get(record.name, record) for record in records]
+    else:
+        records = scan(root)
+    return root, select(records, filters)
 
 
 def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser) -> NoReturn:

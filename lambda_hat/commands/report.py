@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lambda_hat.commands import console, status
+from lambda_hat.commands import console
 from lambda_hat.inspect import formats, overview
 from lambda_hat.inspect.table import replace_file
 from lambda_hat.system.errors import StoreError
@@ -19,7 +19,7 @@ def main():
     """Entry point of bin/report.py and of lambda-hat-report."""
     parser = console.parser(DOC)
     console.add_words(parser)
-    status.add_sweep(parser)
+    console.add_sweep(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write it; <root>/report.html unless given")
     console.run(_act, parser)
 
@@ -27,7 +27,7 @@ def main():
 def _act(arguments):
     from lambda_hat.report import page
 
-    root, records = status.gather(arguments)
+    root, records = console.gather(arguments)
     if not records:
         raise StoreError(f"{root}: nothing there fits, so there is nothing to report.")
     path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"

@@ -1,16 +1,12 @@
 """bin/status.py: what is under a root, why a directory has its name, how two differ, logs; stopping work, removing leftovers."""
 
-import argparse
 import shlex
-from pathlib import Path
 from typing import Any
 
 from lambda_hat.commands import console
 from lambda_hat.inspect import explanation, formats, maintenance, overview
-from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.groups import by_target, varying
 from lambda_hat.inspect.records import Record
-from lambda_hat.inspect.scan import scan
 from lambda_hat.system.errors import StoreError
 from lambda_hat.system.terminal import printable
 
@@ -27,7 +23,7 @@ def main():
     """Entry point of bin/status.py and of lambda-hat-status."""
     parser = console.parser(DOC)
     console.add_words(parser)
-    add_sweep(parser)
+    console.add_sweep(parser)
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--explain", metavar="DIR", help="what is hashed into this directory's name, and what is not")
     ways.add_argument("--diff", nargs=2, metavar=("A", "B"), help="why two directories differ")
@@ -46,7 +42,7 @@ def _act(arguments):
         return _diff(*(explanation.find(root, name) for name in arguments.diff), arguments.json)
     if arguments.log is not None:
         return _log(explanation.find_log(root, arguments.log))
-    root, records = gather(arguments)
+    root, records = console.gather(arguments)
     if arguments.cancel:
         return _cancel(records, arguments.yes)
     if arguments.prune:
@@ -55,31 +51,6 @@ def _act(arguments):
         console.write_json([as_json(record) for record in records])
     else:
         console.write(*_blocks(records, root))
-
-
-def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """Take a sweep's overrides."""
-    parser.add_argument(
-        "-m",
-        "--sweep",
-        nargs="+",
-        metavar="override",
-        help="a sweep's overrides, as for sampling: shows each combination, whether or not it has been begun",
-    )
-
-
-def gather(arguments: argparse.Namespace) -> tuple[Path, list[Record]]:
-    """The root and the records that a command line asks for; with a sweep those of its combinations, begun or not."""
-    root, filters = console.split(arguments)
-    if arguments.sweep:
-        from lambda_hat.commands import sweep
-
-        root, records = sweep.records(arguments.sweep, console.split(arguments, None)[0])
-        known = {record.name: record for record in scan(root)} if root.is_dir() else {}
-        records = [known.get(record.name, record) for record in records]
-    else:
-        records = scan(root)
-    return root, select(records, filters)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
