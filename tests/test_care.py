@@ -148,7 +148,11 @@ def test_restore_does_not_overwrite_what_was_made_anew(tiny, tool, tmp_path):
     assert copy(run, 9) == copied
     (trash,) = (tmp_path / "runs" / "trash").iterdir()
     outcome = tool("store", "restore", f"runs/trash/{trash.name}")
-    assert outcome.code == 1 and "was made anew meanwhile" in outcome.out and (trash / tiny.name / copied.name).is_dir()
+    assert (
+        outcome.code == 1
+        and "has been made again meanwhile" in outcome.out
+        and (trash / tiny.name / copied.name).is_dir()
+    )
 
 
 # --- promote ----------------------------------------------------------------------------------------------------------

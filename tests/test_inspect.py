@@ -327,7 +327,7 @@ def test_a_root_that_reads_like_a_filter_is_asked_about(tiny, tool, tmp_path):
     outcome = tool("store", "rm", "a=b")
     assert (
         outcome.code == 1
-        and outcome.err == "a=b is a directory, and reads like a filter: write ./a=b for the directory.\n"
+        and outcome.err == "a=b is a directory and reads like a filter: write ./a=b for the directory.\n"
     )
 
 

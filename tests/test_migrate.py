@@ -1,4 +1,4 @@
-"""Runs of an earlier estimator: shown as old, never averaged with others, computed anew where their traces allow it."""
+"""Runs of an earlier estimator: shown as old, never averaged with others, recomputed where their traces allow it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What the commands that look at a store have in common: their command lines, their tables, how they end."""
+"""Shared by the commands that read a store: command lines, tables, exit codes."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from lambda_hat.system import terminal
 from lambda_hat.system.errors import UserError
 
 RUNS = Path("runs")
-"""Where results are unless said otherwise."""
+"""Where results are by default."""
 
 COLOURS = {
     "ok": "green",
@@ -71,7 +71,9 @@ def add_words(parser: argparse.ArgumentParser, also: str = "") -> None:
         metavar="root | key=value[,value]",
         help=f"where to look (runs unless given), and what to keep: status=bad sampler=hmc data.n_data=500 …{also}",
     )
-    parser.add_argument("--root", metavar="DIR", help="where to look, whatever letters its path has; also root=DIR")
+    parser.add_argument(
+        "--root", metavar="DIR", help="where to look, for paths that contain = or spaces; also root=DIR"
+    )
 
 
 _FILTER = re.compile(r"[A-Za-z_][\w.]*=")
@@ -88,7 +90,7 @@ def split(arguments: argparse.Namespace, default: Path | None = RUNS) -> tuple[P
     """
     for word in arguments.words:
         if _FILTER.match(word) and os.path.isdir(os.path.join(word, "targets")):
-            raise UserError(f"{word} is a directory, and reads like a filter: write ./{word} for the directory.")
+            raise UserError(f"{word} is a directory and reads like a filter: write ./{word} for the directory.")
     filters = [word.partition("=") for word in arguments.words if _FILTER.match(word)]
     roots = [word for word in arguments.words if not _FILTER.match(word)]
     roots += [_unquoted(value) for key, _, value in filters if key in _ROOT_KEYS]
@@ -161,7 +163,7 @@ def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.Argume
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             sys.exit(
-                f"{where}{error.strerror or error}. Nothing that was finished is lost; see to the permissions and the room "
+                f"{where}{error.strerror or error}. Finished work is kept; check the permissions and free space "
                 "there, and run the command again."
             )
         except KeyboardInterrupt:
@@ -171,7 +173,7 @@ def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.Argume
 
 
 def write_json(value: Any) -> None:
-    """Print JSON; what is not finite is null."""
+    """Print JSON; numbers that are not finite become null."""
     text = json.dumps(store.finite(value), indent=2, ensure_ascii=False)
     print(re.sub(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text))
 

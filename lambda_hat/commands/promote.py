@@ -24,7 +24,7 @@ def main():
         "--to",
         required=True,
         metavar="DIR",
-        help="the place; what was promoted there before is replaced, and nothing else",
+        help="the place; replaces what was promoted there before, and nothing else",
     )
     parser.add_argument(
         "--figure", action="append", metavar="NAME", help="running_llc unless given; gallery: also trace and rank"
@@ -33,9 +33,9 @@ def main():
         "--pick",
         choices=promotion.PICKS,
         default="newest",
-        help="which run of a sampler: the newest, or the one of least relative error",
+        help="which run of a sampler: the newest, or the one with the smallest relative error",
     )
-    parser.add_argument("--allow-bad", action="store_true", help="promote runs whose status is bad, too")
+    parser.add_argument("--allow-bad", action="store_true", help="also promote runs whose status is bad")
     console.run(_act, parser)
 
 

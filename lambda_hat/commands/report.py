@@ -29,7 +29,7 @@ def _act(arguments):
 
     root, records = console.gather(arguments)
     if not records:
-        raise StoreError(f"{root}: nothing there fits, so there is nothing to report.")
+        raise StoreError(f"{root}: nothing there matches, so there is nothing to report.")
     path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"
     text = page.page(records, root, path)
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))

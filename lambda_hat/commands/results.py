@@ -16,8 +16,8 @@ DOC = """All runs as one tidy table, a line for each, and statistics by group.
     %(prog)s sampler=hmc status=ok -o hmc.csv    # all columns, to a file: .csv .parquet .json
     python -c 'import lambda_hat; print(lambda_hat.load_results("runs"))'    # a pandas DataFrame
 
-Runs that estimate something else (another n, β, γ, loss, target setting or version of the estimator) are never averaged:
-a group of such runs becomes several.
+Runs with different estimands (n, β, γ, loss, σ, target settings or version of the estimator) are never averaged:
+a group of such runs is split.
 """
 
 SHOWN = ("target_id", "model", "n_data", "target_params", "seed", "sampler", "sampler_seed")
@@ -55,13 +55,13 @@ def _act(arguments):
     elif arguments.csv:
         table.write_csv(header, lines, sys.stdout)
     elif not runs:
-        console.write(f"{root}: no run there fits.")
+        console.write(f"{root}: no run there matches.")
     else:
         console.write(_grouped_table(names, groups) if keys else _table(header, lines, runs))
 
 
 def _table(header, lines, runs):
-    """What is read on a terminal: which run, its result and status, and whatever else varies."""
+    """The table for a terminal: which run, its result and status, and other settings that vary."""
     columns = {name: [line[i] for line in lines] for i, name in enumerate(header)}
     varies = lambda name: len({formats.setting(value) for value in columns[name]}) > 1
     keys = [name for name in SHOWN if name in ("target_id", "sampler") or varies(name)]

@@ -1,4 +1,4 @@
-"""bin/status.py: what is under a root, why a directory has its name, how two differ, logs; stopping work, removing leftovers."""
+"""bin/status.py: what a root holds, why a directory has its name, how two differ, logs; stopping work, removing leftovers."""
 
 import shlex
 from typing import Any
@@ -25,9 +25,9 @@ def main():
     console.add_words(parser)
     console.add_sweep(parser)
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument("--explain", metavar="DIR", help="what is hashed into this directory's name, and what is not")
-    ways.add_argument("--diff", nargs=2, metavar=("A", "B"), help="why two directories differ")
-    ways.add_argument("--log", metavar="DIR", help="the log of what made it, or failed to")
+    ways.add_argument("--explain", metavar="DIR", help="show which settings this directory's name is the hash of")
+    ways.add_argument("--diff", nargs=2, metavar=("A", "B"), help="show in which settings two directories differ")
+    ways.add_argument("--log", metavar="DIR", help="print the log of the job that made it or failed")
     ways.add_argument("--cancel", action="store_true", help="stop what is running or queued (only shown without --yes)")
     ways.add_argument("--prune", action="store_true", help="remove leftovers (only shown without --yes)")
     parser.add_argument("--yes", action="store_true", help="with --cancel and --prune: do it")
@@ -59,7 +59,7 @@ def _act(arguments):
 def _blocks(records, root):
     """How many there are, what they share, and a table for each target."""
     if not records:
-        return [f"{root}: nothing there fits."]
+        return [f"{root}: nothing there matches."]
     differing = varying(records)
     lines = [f"{root}: {overview.counted(records)}", *overview.wrapped(overview.shared(records, differing))]
     for target, members in by_target(records).items():
@@ -133,17 +133,17 @@ def _truth(summary):
 
 
 def _explain(directory, as_json):
-    found = explanation.explain(directory)
+    explained = explanation.explain(directory)
     if as_json:
-        hashed, null, not_hashed, _ = found
+        hashed, null, not_hashed, _ = explained
         console.write_json({"directory": directory, "hashed": hashed, "null": null, "not_hashed": not_hashed})
         return
-    lines = [str(directory), found.recipe, "", *_pairs(found.hashed)]
-    if found.null:
-        lines += ["", f"null, and so left out: {', '.join(found.null)}"]
+    lines = [str(directory), explained.recipe, "", *_pairs(explained.hashed)]
+    if explained.null:
+        lines += ["", f"null, so left out: {', '.join(explained.null)}"]
     if directory.name.startswith("run_"):
         lines += ["", f"the target is in the path: {directory.parent.name}; see --explain {directory.parent}"]
-    console.write("\n".join([*lines, "", "recorded, not hashed:", "", *_pairs(found.not_hashed)]))
+    console.write("\n".join([*lines, "", "recorded, not hashed:", "", *_pairs(explained.not_hashed)]))
 
 
 def _pairs(values):
@@ -181,7 +181,7 @@ def _log(path):
 def _cancel(records, yes):
     plan = maintenance.cancellation(records)
     if not plan:
-        console.write("nothing that fits is running or queued")
+        console.write("nothing that matches is running or queued")
         return 0
     if yes:
         plan.act()
@@ -190,7 +190,7 @@ def _cancel(records, yes):
     lines += [f"{verb} SLURM job {job}: {', '.join(names)}" for job, names in plan.jobs.items()]
     for pid, (attempt, names) in plan.processes.items():
         lines.append(
-            f"{verb} process {pid} ({shlex.join(attempt.command)}), at {', '.join(names)} and all that follows"
+            f"{verb} process {pid} ({shlex.join(attempt.command)}), making {', '.join(names)} and the rest of its sweep"
         )
     console.write(*lines, *([] if yes else ["nothing was stopped; add --yes"]))
     return int(yes and bool(plan.beyond))

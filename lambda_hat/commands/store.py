@@ -1,4 +1,4 @@
-"""bin/store.py: whether the store is whole, its indexes, its size; moving runs to the trash and back."""
+"""bin/store.py: verifying a store, its indexes, its size; moving runs to the trash and back; migration."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from lambda_hat.inspect.scan import scan
 from lambda_hat.system.errors import UserError
 from lambda_hat.system.terminal import program
 
-DOC = """Care for what is stored: check that it is whole, how large it is; move runs into the trash.
+DOC = """Look after stored results: verify them, rebuild the indexes, measure their size, move runs to the trash.
 
-    %(prog)s verify                         # reads every file again; exit code 1 where one is damaged
+    %(prog)s verify                         # reads every file; exit code 1 if one is damaged
     %(prog)s reindex                        # _catalog.jsonl and _runs.jsonl, from the directories
     %(prog)s du
     %(prog)s rm status=bad sampler=sgld     # moves to <root>/trash/
     %(prog)s restore runs/trash/20260101T120000_000000
-    %(prog)s migrate                        # runs of an earlier estimator, anew from their draws
+    %(prog)s migrate                        # recomputes runs of an earlier estimator
 """
 
 
@@ -31,7 +31,7 @@ def main():
 
 
 def _verify(arguments, root, filters):
-    """read every file again and name what is damaged; exit code 1 where something is"""
+    """read every file and list the damaged ones; exit code 1 if there are any"""
     directories, size, damaged = maintenance.verify(root, select(scan(root), filters) if filters else None)
     if arguments.json:
         damages = {str(directory): wrong for directory, wrong in damaged.items()}
@@ -48,7 +48,7 @@ def _verify(arguments, root, filters):
 
 
 def _reindex(arguments, root, filters):
-    """write the indexes (_catalog.jsonl, _runs.jsonl) anew from the directories"""
+    """rebuild the indexes (_catalog.jsonl, _runs.jsonl) from the directories"""
     if filters:
         raise UserError("reindex takes no filter: an index has a line for everything that is there.")
     left_out = maintenance.reindex(root)
@@ -65,7 +65,7 @@ def _reindex(arguments, root, filters):
 
 
 def _du(arguments, root, filters):
-    """how much space is taken, by what"""
+    """disk space by kind"""
     sizes = maintenance.disk_usage(root, select(scan(root), filters) if filters else None)
     if arguments.json:
         console.write_json(dict(sizes))
@@ -75,36 +75,36 @@ def _du(arguments, root, filters):
 
 
 def _rm(arguments, root, filters):
-    """move the runs that fit into <root>/trash/, from where they can be taken back"""
+    """move matching runs to <root>/trash/, from which they can be restored"""
     if not filters:
         raise UserError("rm needs a filter, such as status=bad or run=run_hmc_3c7d73da: it will not take everything.")
-    moved, trash, size = maintenance.throw_away(root, select(scan(root), filters), arguments.targets)
+    moved, trash, size = maintenance.move_to_trash(root, select(scan(root), filters), arguments.targets)
     if arguments.json:
         console.write_json({"moved": [str(path) for path in moved], "to": str(trash), "bytes": size})
     elif not moved:
-        console.write(f"{root}: nothing there fits.")
+        console.write(f"{root}: nothing there matches.")
     else:
         console.write(
             *map(str, moved),
-            f"{len(moved)} moved to {trash}, {formats.size(size)}; nothing is deleted. To take back: {program('store')} restore "
+            f"{len(moved)} moved to {trash}, {formats.size(size)}; nothing is deleted. To undo: {program('store')} restore "
             f"{trash}; to delete for good: {program('status')} {root} --prune --yes",
         )
 
 
 def _restore(arguments, trash, filters):
-    """take back what rm moved to a directory of <root>/trash/, which is given in the root's place"""
+    """restore what rm moved to a directory of <root>/trash/, given in place of the root"""
     if filters:
-        raise UserError(f"{trash}: give a directory of <root>/trash/, and no filter: all of it is taken back.")
+        raise UserError(f"{trash}: give a directory of <root>/trash/, and no filter: all of it is restored.")
     restored, left = maintenance.restore(Path(trash))
     if arguments.json:
         console.write_json({"restored": [str(path) for path in restored], "left": left})
     else:
-        console.write(*left, f"{len(restored)} taken back to {Path(trash).parent.parent / 'targets'}")
+        console.write(*left, f"{len(restored)} restored to {Path(trash).parent.parent / 'targets'}")
     return int(bool(left))
 
 
 def _migrate(arguments, root, filters):
-    """compute runs of an earlier version of the estimator anew from their draws; exit code 1 where some stay old"""
+    """recompute runs of an earlier estimator from their draws; exit code 1 if some stay old"""
     migrated, left = migration.migrate(root, select(scan(root), filters))
     if arguments.json:
         names = {str(old): str(new) for old, new in migrated.items()}
@@ -116,9 +116,7 @@ def _migrate(arguments, root, filters):
         console.write(f"{root}: nothing there is old.")
         return 0
     kept = f"; the old ones are in {root / 'replaced'}" if migrated else ""
-    console.write(
-        *lines, f"{len(migrated)} computed anew{kept}; {len(left)} stay old and are never averaged with others"
-    )
+    console.write(*lines, f"{len(migrated)} recomputed{kept}; {len(left)} stay old and are never averaged with others")
     return int(bool(left))
 
 

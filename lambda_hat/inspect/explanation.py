@@ -64,7 +64,7 @@ def _record(directory):
 
 
 class Explanation(NamedTuple):
-    """What is hashed into a directory's name, and what is recorded beside it.
+    """What is hashed into a directory's name, and what is only recorded.
 
     Attributes:
         hashed: the version and the settings, by dotted key.
@@ -166,14 +166,14 @@ def find_log(root: Path, name: str) -> Path:
         if os.path.isfile(path) and _is_below(path, logs):
             return path
     raise StoreError(
-        f"{name}: its log is recorded as {log}, which is no file under {logs}; look for it yourself, maybe on another machine."
+        f"{name}: its log is recorded as {log}, which is no file under {logs}; it may be on another machine."
     )
 
 
 def _recorded_log(root, name):
     try:
         directory = find(root, name)
-    except StoreError:  # what is not finished has a name, too
+    except StoreError:  # unfinished work has a name as well
         name = name.rstrip("/").removeprefix(f"{root}/targets/").replace("/run_", ".run_")
         left = [record for record in scan(root) if record.attempt and name in (record.name, record.run_id)]
         if len(left) != 1:

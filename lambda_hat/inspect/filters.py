@@ -38,11 +38,11 @@ def resolve(key: str, known: Iterable[str]) -> str:
         return key
     if key in ALIASES:
         return ALIASES[key]
-    fitting = [name for name in known if name.rpartition(".")[2] == key]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise StoreError(f"{key} may mean {' or '.join(sorted(fitting))}: write one of them in full.")
+    matches = [name for name in known if name.rpartition(".")[2] == key]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise StoreError(f"{key} may mean {' or '.join(sorted(matches))}: write one of them in full.")
     close = difflib.get_close_matches(
         key, [*known, *(name.rpartition(".")[2] for name in known), *ALIASES, "status"], 1
     )
@@ -53,28 +53,28 @@ def resolve(key: str, known: Iterable[str]) -> str:
 
 
 def select(records: Sequence[Record], filters: Iterable[Filter]) -> list[Record]:
-    """The records that fit every filter.
+    """The records that match every filter.
 
     Raises:
         StoreError: for a key that no record has.
-        UserError: for a value that is empty, or that every record would fit.
+        UserError: for a value that is empty, or that every record would match.
     """
     known = setting_names(records)
     chosen = [(_checked(key, values), values) for key, values in filters]
     chosen = [(resolve(key, known), values) for key, values in chosen] if records else []
-    return [record for record in records if all(_fits(record, key, values) for key, values in chosen)]
+    return [record for record in records if all(_matches(record, key, values) for key, values in chosen)]
 
 
 def _checked(key, values):
     if not values or not all(value.strip() for value in values):
         raise UserError(
-            f"{key}= has no value; give one, such as {key}=…, or leave the filter out: an empty one fits nothing."
+            f"{key}= has no value; give one, such as {key}=…, or leave the filter out: an empty value matches nothing."
         )
     full = ALIASES.get(key, key)
     if full == "status" and (unknown := [value for value in values if value not in STATUSES]):
         raise UserError(f"status={unknown[0]}: there is no such status; expected one of {', '.join(STATUSES)}.")
     if full in IDS and (vague := [value for value in values if not _name(value).removeprefix(IDS[full])]):
-        raise UserError(f"{key}={vague[0]} would fit everything; give more of the name, such as {IDS[full]}0….")
+        raise UserError(f"{key}={vague[0]} would match everything; give more of the name, such as {IDS[full]}0….")
     return key
 
 
@@ -83,7 +83,7 @@ def _name(value):
     return value.rstrip("/").rpartition("/")[2]
 
 
-def _fits(record, key, values):
+def _matches(record, key, values):
     actual = record.values(key)
     if key in IDS:
         return any(str(each or "").startswith(_name(value)) for each in actual for value in values)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 DASH = "–"
-"""Stands for what is not known."""
+"""Shown where a value is unknown."""
 
 
 def setting(value: Any) -> str:

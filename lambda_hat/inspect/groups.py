@@ -72,7 +72,7 @@ def ordered(records: Iterable[Record]) -> list[Record]:
 
 
 def rank(value: Any) -> tuple:
-    """What sorts values of any type: what is not known first, then numbers, then text."""
+    """A sort key for values of any type: unknown values first, then numbers, then text."""
     value = setting(value) if isinstance(value, (list, tuple, bool)) else value
     return value is not None, isinstance(value, str), 0 if value is None else value
 
@@ -94,7 +94,7 @@ class Estimand(NamedTuple):
     Attributes:
         target: the target's settings but for its seed: averages over seeds are over targets drawn alike.
         target_version: of the code that made the target.
-        posterior: n, β, γ, the loss, σ and what else `analysis.summary.Estimand` has, then all other settings of the posterior; of
+        posterior: n, β, γ, the loss, σ and the rest of `analysis.summary.Estimand`, then all other settings of the posterior; for
             runs without a result, their settings.
         estimator: version of the estimator.
     """
@@ -245,7 +245,7 @@ class Group(NamedTuple):
 
 
 def grouped(records: Sequence[Record], keys: Sequence[str], columns: Columns) -> tuple[list[str], list[Group]]:
-    """Runs by settings, and by what they estimate: different estimands are different groups, told apart by more columns.
+    """Runs by settings, and by what they estimate: different estimands are different groups, which further columns distinguish.
 
     Arguments:
         keys: columns of the tidy table, or settings, in full or in short.

@@ -1,7 +1,7 @@
-"""Upkeep of a store: verifying, indexing, measuring, throwing away and taking back, pruning leftovers, stopping work.
+"""Upkeep of a store: verifying, indexing, measuring, trash and restore, pruning leftovers, stopping work.
 
-Nothing outside the root is read, moved or removed, whatever links there are in it, and no process is signalled that is not shown
-to be one of ours.
+Nothing outside the root is read, moved or removed, whatever links there are in it, and no process is signalled unless it is
+shown to be one of ours.
 """
 
 import contextlib
@@ -67,12 +67,12 @@ def verify(root: Path, records: Sequence[Record] | None = None) -> Verification:
 
 
 def reindex(root: Path, targets: Iterable[str] | None = None) -> list[Record]:
-    """Write the indexes anew from the directories, each in one step; damaged directories are left out and returned.
+    """Rebuild the indexes from the directories, each in one step; damaged directories are left out and returned.
 
     A line that a run appends at this very moment may be lost from the index, which is never the truth.
 
     Arguments:
-        targets: ids of those whose index of runs is to be written; None for all, and the catalog.
+        targets: ids of those whose index of runs is rebuilt; None for all of them and the catalog.
     """
     records = scan(root)
     catalog = {
@@ -131,22 +131,22 @@ def disk_usage(root: Path, records: Sequence[Record] | None = None) -> Counter:
     return sizes
 
 
-# --- throwing away, taking back ---------------------------------------------------------------------------------------
+# --- trash and restore -------------------------------------------------------------------------------------------------
 
 
-class Thrown(NamedTuple):
-    """What was moved to the trash: from where, to where, bytes."""
+class Trashed(NamedTuple):
+    """What was moved to the trash: the original paths, the trash directory, and bytes."""
 
     moved: list[Path]
     trash: Path
     size: int
 
 
-def throw_away(root: Path, records: Sequence[Record], targets: bool = False) -> Thrown:
+def move_to_trash(root: Path, records: Sequence[Record], targets: bool = False) -> Trashed:
     """Move finished and damaged runs, or with `targets` whole targets, into <root>/trash/.
 
     Raises:
-        UserError: where a target is being worked at.
+        UserError: where a run of such a target is in progress.
     """
     if targets:
         chosen = sorted({record.target_id for record in records})
@@ -166,7 +166,7 @@ def throw_away(root: Path, records: Sequence[Record], targets: bool = False) -> 
             os.rename(directory, to)
     if moves:
         reindex(root, None if targets else {path.parent.name for path in moves})
-    return Thrown(moves, trash, size)
+    return Trashed(moves, trash, size)
 
 
 def _inside(root, name):
@@ -177,7 +177,7 @@ def _inside(root, name):
 
 
 def restore(trash: Path) -> tuple[list[Path], list[str]]:
-    """Take back what `throw_away` moved to a directory of <root>/trash/.
+    """Restore what `move_to_trash` moved to a directory of <root>/trash/.
 
     Returns:
         the directories that are back, and sentences on those that are not.
@@ -186,7 +186,7 @@ def restore(trash: Path) -> tuple[list[Path], list[str]]:
         UserError: where it is no such directory.
     """
     if trash.parent.name != "trash" or trash.is_symlink() or trash.parent.is_symlink() or not trash.is_dir():
-        raise UserError(f"{trash}: give a directory of <root>/trash/, and no filter: all of it is taken back.")
+        raise UserError(f"{trash}: give a directory of <root>/trash/, and no filter: all of it is restored.")
     root = trash.parent.parent
     moves, left = [], []
     for name in entries(trash, store.TARGET_ID):
@@ -199,9 +199,9 @@ def restore(trash: Path) -> tuple[list[Path], list[str]]:
     for path in moves:
         to = targets / path.relative_to(trash)
         if os.path.lexists(to) and store.is_done(to):
-            left.append(f"{path} stays: {to} was made anew meanwhile")
+            left.append(f"{path} stays: {to} has been made again meanwhile")
         elif to.parent != targets and not store.is_done(to.parent):
-            left.append(f"{path} stays: its target is gone; take that back first, or make it with build_target")
+            left.append(f"{path} stays: its target is gone; restore that first, or make it with build_target")
         else:
             targets.mkdir(exist_ok=True)
             os.rename(path, to)
@@ -220,7 +220,7 @@ def leftovers(root: Path, records: Sequence[Record], everything: bool) -> dict[P
     """What stopped and failed work has left, and its bytes.
 
     Arguments:
-        everything: what was put aside or thrown away as well.
+        everything: whether to include replaced directories and the trash.
     """
     paths = []
     for record in records:
@@ -237,10 +237,10 @@ def leftovers(root: Path, records: Sequence[Record], everything: bool) -> dict[P
 
 
 def prune(root: Path, paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Remove leftovers; what has been taken up again since they were listed stays.
+    """Remove leftovers, except for work that has been resumed since they were listed.
 
     Returns:
-        what is gone, and what has been taken up.
+        what was removed, and what has been resumed.
     """
     gone, busy = [], []
     for path in paths:
@@ -302,7 +302,7 @@ def cancellation(records: Iterable[Record]) -> Cancellation:
             continue
         if (
             record.owner_is_alive and not record.is_submitted
-        ):  # started by hand, maybe inside an allocation that is to stay
+        ):  # started by hand, perhaps inside an allocation that should live on
             if is_ours(attempt):
                 plan.processes.setdefault(attempt.pid, (attempt, []))[1].append(record.short)
             else:

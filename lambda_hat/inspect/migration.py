@@ -1,7 +1,7 @@
-"""Runs of an earlier version of the estimator, computed anew from their traces and published under today's names.
+"""Runs of an earlier version of the estimator, recomputed from their traces and published under today's names.
 
-What a trace does not allow stays as it is, and is shown as old. Nothing is deleted: the old run goes to <root>/replaced/. Each run
-is published by one rename, under a lease, so that a migration that is killed is resumed by the same command.
+A run whose trace does not hold enough stays as it is and is shown as old. Nothing is deleted: the old run goes to
+<root>/replaced/. Each run is published by one rename, under a lease, so the same command resumes a migration that was killed.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Migration(NamedTuple):
 
 
 def migrate(root: Path, records: Sequence[Record]) -> Migration:
-    """Compute the old runs among some records anew.
+    """Recompute the old runs among some records.
 
     Arguments:
         root: where they are from.
@@ -47,7 +47,7 @@ def migrate(root: Path, records: Sequence[Record]) -> Migration:
             continue
         try:
             if not isinstance(record, RunRecord):
-                raise StoreError(f"{record.short} is a target, which cannot be computed anew: build it again.")
+                raise StoreError(f"{record.short} is a target, which cannot be recomputed: build it again.")
             done.migrated[record.directory] = _migrate(root, record)
         except StoreError as error:
             done.left[record.directory] = str(error)

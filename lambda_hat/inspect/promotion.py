@@ -60,7 +60,7 @@ def choose(
     """
     done = [record for record in records if record.state == "done" and record.summary]
     if not done:
-        raise StoreError(f"{root}: no finished run there fits, so there is nothing to promote.")
+        raise StoreError(f"{root}: no finished run there matches, so there is nothing to promote.")
     estimand = estimands(done)
     kind = lambda record: (record.target_id, estimand[record.name])
     first, chosen = kind(max(done, key=PICKS[pick])), {}
@@ -146,7 +146,7 @@ def _is_as_promoted(path, sha256):
 
 
 def _update(hidden, place, before):
-    """Put the files in the place of those promoted before; what else there is stays, and on failure all is as it was."""
+    """Put the files in the place of those promoted before; other files stay, and on failure everything is as it was."""
     names = sorted(os.listdir(hidden), key=lambda name: name == MANIFEST)  # which comes last
     for name in names:
         path = place / name

@@ -146,11 +146,11 @@ class Record:
         target_version: of the code that made the target (`store.STAGES`).
         directory: where the result is or would be.
         settings: dotted key → value, as far as they are known.
-        meta: what is known of the finished target.
-        attempt: what is known of work that is not finished.
-        owner_is_alive: whether a process is at work; None where that cannot be told from here.
+        meta: the finished target's record.
+        attempt: the state of unfinished work.
+        owner_is_alive: whether a process is running; None where that cannot be determined from here.
         is_submitted: whether a SLURM job is to do the work.
-        notes: warnings and what else is to be known, a sentence each.
+        notes: warnings and other remarks, a sentence each.
     """
 
     state: str
@@ -294,7 +294,7 @@ def _published(path, pattern, what):
 
 def _opened(record):
     if record is None or record.state == "damaged":
-        raise StoreError(record.notes[0] if record else "it was moved away meanwhile; look again.")
+        raise StoreError(record.notes[0] if record else "it has just been moved away; look again.")
     return record
 
 
@@ -309,7 +309,7 @@ class Content(NamedTuple):
 
 
 def read_content(directory: str, name: str) -> Content | None:
-    """A file of a published directory and the directory's list of hashes; None where one cannot be read at once."""
+    """A file of a published directory and the directory's list of hashes; None where either needs the slow path."""
     try:
         return Content(_read_regular(f"{directory}/{name}"), _read_regular(f"{directory}/{store.SUMS}"))
     except OSError:
@@ -317,7 +317,7 @@ def read_content(directory: str, name: str) -> Content | None:
 
 
 LARGEST_RECORD = 16 * 2**20
-"""Bytes of a record that is read at once; anything larger goes the slow way, which says what is wrong."""
+"""Bytes of a record that is read at once; anything larger is left to the slow path, which reports the error."""
 
 
 def _read_regular(path):
@@ -330,7 +330,7 @@ def _read_regular(path):
 
 
 def read_target(directory: Path, content: Content | None = None) -> TargetRecord | None:
-    """A published target, whatever is in its directory; None where it was moved away meanwhile."""
+    """A published target, whatever its directory holds; None where it has just been moved away."""
     record = TargetRecord(state="done", target_id=directory.name, directory=directory)
     with _Damage(record) as damage:
         path = directory / TargetSummary.FILE
@@ -343,7 +343,7 @@ def read_target(directory: Path, content: Content | None = None) -> TargetRecord
 
 
 def read_run(target: TargetRecord, run_id: str, content: Content | None = None) -> RunRecord | None:
-    """A published run of a target, whatever is in its directory; None where it was moved away meanwhile."""
+    """A published run of a target, whatever its directory holds; None where it has just been moved away."""
     directory = target.directory / run_id
     record = RunRecord(
         state="done",
@@ -437,7 +437,7 @@ def _check_maker(path, what, actual, expected):
 
 
 def flat(groups: Mapping[str, Any], where: object = "settings") -> Settings:
-    """Nested settings as dotted key → value; what is null is left out.
+    """Nested settings as dotted key → value, without those that are null.
 
     Raises:
         StoreError: where a list holds anything but plain values.

@@ -1,7 +1,7 @@
 """Everything under a root: a record for each run, and for each target that has none.
 
-A published directory is done, whatever else there is; then come a living owner, a place in SLURM's queue, a record of a failure,
-what is left of work. Every number shown comes out of a file that matches its hash; one that does not makes its record `damaged`.
+A published directory is done, whatever else there is; after that count a living owner, a place in SLURM's queue, a record of a
+failure, and leftovers. Every number shown comes out of a file that matches its hash; one that does not makes its record `damaged`.
 """
 
 import os
@@ -86,7 +86,7 @@ def existing(root: str | os.PathLike) -> Path:
 
 
 def entries(directory: Path, pattern) -> dict[str, bool]:
-    """Names in a directory that fit, sorted, and whether each is a directory; links are none, wherever they lead."""
+    """Names in a directory that match, sorted, and whether each is a directory; a link is not, wherever it leads."""
     try:
         with os.scandir(directory) as listed:
             fitting = [entry for entry in listed if pattern.fullmatch(entry.name)]

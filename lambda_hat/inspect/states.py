@@ -39,7 +39,7 @@ class Leftover:
         has_owner, is_submitted, has_failed: which of them there are.
         owner_is_alive: None where only its heartbeat can tell.
         silent_sec: seconds since the last heartbeat; None where there is none.
-        has_directory, has_checkpoint: what is left to resume from.
+        has_directory, has_checkpoint: what there is to resume from.
     """
 
     attempt: Attempt
@@ -135,8 +135,8 @@ def add_unfinished(
             leftovers[name] = read_leftover(root, name)
         except StoreError as error:
             leftovers[name] = error
-    found = [left for left in leftovers.values() if isinstance(left, Leftover)]
-    jobs = job_states(left.job for left in found if left.is_submitted and left.job)
+    readable = [left for left in leftovers.values() if isinstance(left, Leftover)]
+    jobs = job_states(left.job for left in readable if left.is_submitted and left.job)
     for name, left in leftovers.items():
         _add(root, name, left, leftovers, jobs, records, targets)
 
@@ -187,7 +187,7 @@ def _names(root):
                 log.warning(
                     "%s",
                     printable(
-                        f"{directory} is a symbolic link, which is not followed, so that work in progress is not shown; put the "
+                        f"{directory} is a symbolic link, which is not followed, so work in progress is not shown; put the "
                         "directory itself there."
                     ),
                 )
@@ -197,12 +197,12 @@ def _names(root):
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise StoreError(f"{directory} cannot be listed ({error.strerror}); see to its permissions.") from error
+            raise StoreError(f"{directory} cannot be listed ({error.strerror}); check its permissions.") from error
     return sorted(name for name in names if NAME.fullmatch(name))
 
 
 def read_leftover(root: Path, name: str) -> Leftover:
-    """What work/ and failures/ hold under a name.
+    """What work/ and failures/ hold under one name.
 
     Raises:
         StoreError: where a file there is damaged.

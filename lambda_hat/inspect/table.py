@@ -69,7 +69,7 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "run_id": lambda record: record.run_id,
     "directory": lambda record: str(record.directory),
 }
-"""Column → what it holds of a record; None where that is not known. Statistics are described in `analysis.summary`."""
+"""Column → what it holds of a record; None where it is unknown. Statistics are described in `analysis.summary`."""
 
 OWN = {"model.kind", "data.n_data", "seed", "sampler.name", "sampler.seed"}
 """Settings that have a column in any case."""
@@ -111,7 +111,7 @@ def writer(path: str) -> Writer:
 
 
 def replace_file(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
-    """Have `write` make a hidden file beside `path`, and give it its name when it is whole.
+    """Have `write` make a hidden file beside `path`, then rename it when it is complete.
 
     Raises:
         StoreError: where it cannot be written there.
@@ -129,7 +129,7 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
 
 
 def write_csv(header: list[str], lines: list[list[Any]], file: IO[str]) -> None:
-    """Write a table as CSV; what is not known is empty, and no text can be taken for a formula by a spreadsheet."""
+    """Write a table as CSV; unknown values are empty, and no text can be read as a formula by a spreadsheet."""
     out = csv.writer(file, lineterminator="\n")
     out.writerow(header)
     out.writerows([_safe(value) for value in line] for line in lines)

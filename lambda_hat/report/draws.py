@@ -41,7 +41,7 @@ def read(record: RunRecord) -> Draws:
     trace = record.trace
     llc, gradients, seconds = (_array(trace, name) for name in ("llc", "gradient_evaluations", "time"))
     if llc.ndim != 2 or llc.size == 0 or gradients.shape != llc.shape or seconds.shape != llc.shape[1:]:
-        raise StoreError(f"{record.directory / 'trace.nc'}: its arrays do not fit together; rerun with force=true.")
+        raise StoreError(f"{record.directory / 'trace.nc'}: its arrays have different shapes; rerun with force=true.")
     llc = np.where(np.abs(llc) < LARGEST, llc, np.nan)
     if not (np.all(np.abs(gradients) < LARGEST) and np.all(np.abs(seconds) < LARGEST)):
         raise StoreError(f"{record.directory / 'trace.nc'}: its work is not finite; rerun with force=true.")

@@ -42,7 +42,7 @@ def page(records: Sequence[Record], root: Path, path: Path) -> str:
     targets = groups.by_target(records)
     sections = [
         _target(number, members, context) for number, members in enumerate(targets.values(), 1)
-    ]  # finds what is damaged
+    ]  # which also collects damaged traces
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=_text(f"Study: {Path(root).resolve().name}"),
         counted=_text(overview.counted(records)),
@@ -61,7 +61,7 @@ def _text(value):
 
 
 class _Context:
-    """What all parts of a page need to know."""
+    """What all parts of a page share."""
 
     def __init__(self, records, path):
         names = {record.sampler for record in records if record.sampler}
@@ -120,7 +120,7 @@ def _badge(word):
 
 
 def _overview(targets, context):
-    """For each target a line with its name and what is known of it, and one for each sampler and estimand."""
+    """For each target a line with its name and the known values, and one for each sampler and estimand."""
     lines = []
     for number, members in enumerate(targets.values(), 1):
         lines.append([f'<a href="#t{number}">{_text(_name(members, context))}</a> {_text(_truth_text(members))}'])
@@ -139,7 +139,7 @@ def _overview(targets, context):
 
 
 def _parts(records, context):
-    """Records of a target by what they estimate, with what tells the parts apart; parts without any run are left out."""
+    """Records of a target by what they estimate, with a title that distinguishes the parts; targets without runs are left out."""
     parts: dict = {}
     for record in records:
         if record.run_id:
@@ -167,15 +167,15 @@ def _rounded(value):
 
 def _sampler_line(sampler, title, records, context):
     counts = ((word, sum(record.word == word for record in records)) for word in (*groups.VERDICTS, *STATES[1:]))
-    found = groups.summarise(records)
+    statistics = groups.summarise(records)
     return [
         f'<span class="key {context.css(records[0])}">{_text(sampler)}</span>',
         _text(title),
         " ".join(f"{_badge(word)}&thinsp;{count}" for word, count in counts if count),
-        formats.number(found.llc_mean, ".5g"),
-        _badge(found.status) if found.llc_mean is not None else formats.DASH,
-        formats.number(found.llc_mcse, ".2g"),
-        formats.number(found.llc_scatter, ".2g"),
+        formats.number(statistics.llc_mean, ".5g"),
+        _badge(statistics.status) if statistics.llc_mean is not None else formats.DASH,
+        formats.number(statistics.llc_mcse, ".2g"),
+        formats.number(statistics.llc_scatter, ".2g"),
     ]
 
 
@@ -233,7 +233,7 @@ def _target(number, records, context):
     about = overview.describe_target(records, [key for key in context.differing if key not in keys])
     directory = records[0].directory.parent if records[0].run_id else records[0].directory
     done = [record for record in records if record.summary and record.summary.llc_mean is not None]
-    draws = {record.name: found for record in done if (found := context.draws(record)) is not None}
+    draws = {record.name: read for record in done if (read := context.draws(record)) is not None}
     sampled = [record for record in done if record.name in draws and record.summary.llc_mcse is not None]
     parts = [
         f'<section id="t{number}"><h2>{_text(_name(records, context))}</h2>',

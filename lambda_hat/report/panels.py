@@ -13,7 +13,7 @@ from lambda_hat.report import svg
 
 
 class Context(Protocol):
-    """What figures need to know of their page."""
+    """What figures take from their page."""
 
     samplers: list[str]
 
@@ -33,7 +33,7 @@ def label(record: RunRecord, keys: Sequence[str]) -> str:
 
 
 def described(record: RunRecord, keys: Sequence[str]) -> str:
-    """A run's result in a line, which is shown where one points at its mark."""
+    """A run's result in a line, shown when the pointer is on its mark."""
     summary = record.summary
     estimate = formats.estimate(summary.llc_mean, summary.llc_mcse)
     return f"{label(record, keys)}: {estimate} {formats.interval(*summary.llc_interval95)} {record.word}"
@@ -55,7 +55,7 @@ def _range(values, margin=0.06):
 
 
 def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) -> str:
-    """λ̂ of each run with its interval, and what is known; runs that are not ok are marked by their status."""
+    """λ̂ of each run with its interval, and known values; runs that are not ok are marked by their status."""
     finite, truths = known(records)
     ends = [end for record in records for end in record.summary.llc_interval95]
     names = [(-i, _short(label(record, keys))) for i, record in enumerate(records)]

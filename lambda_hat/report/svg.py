@@ -48,10 +48,10 @@ class Axis:
         inside = lambda v: self.low - 1e-9 <= math.log10(v) <= self.high + 1e-9
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            found = [f * 10.0**d for d in decades for f in factors if inside(f * 10.0**d)]
-            if len(found) <= most:
-                return found
-        return found[:: math.ceil(len(found) / most)]
+            ticks = [f * 10.0**d for d in decades for f in factors if inside(f * 10.0**d)]
+            if len(ticks) <= most:
+                return ticks
+        return ticks[:: math.ceil(len(ticks) / most)]
 
 
 def tick_text(value: float) -> str:
@@ -124,7 +124,7 @@ class Plot:
         )
 
     def svg(self, label):
-        """The figure; `label` is what is read aloud in its place."""
+        """The figure; `label` is its text alternative for screen readers."""
         height = self._height + TOP + BOTTOM
         parts = [f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label, True)}">']
         bottom = TOP + self._height
