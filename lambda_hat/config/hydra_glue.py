@@ -3,8 +3,10 @@
 Below this module and store.py there are dataclasses only, no OmegaConf object.
 """
 
+import sys
 from dataclasses import fields, is_dataclass
 from datetime import datetime
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +32,7 @@ def register():
     OmegaConf.register_new_resolver(
         "first", lambda *values: next((v for v in values if v is not None), None), replace=True
     )
+    OmegaConf.register_new_resolver("command", lambda: Path(sys.argv[0]).stem, replace=True)
     OmegaConf.register_new_resolver("clock", STARTED.strftime, replace=True)
 
 

@@ -134,10 +134,11 @@ class _Processes:
     def _start(self, one):
         slot, options = self._free.pop(0), self._options
         gpus = request(one.items[0], options).gpus
+        visible = share_of_gpus(slot, gpus)
+        if gpus and not visible:  # resources are a cluster's; here work is done with what there is
+            gpus, visible = None, None
         cores = share_of_cores(slot, options.jobs, options.cpus_per_task)
-        task = self._task(
-            self._launch, [i.name for i in one.items], gpus, cores=cores, visible=share_of_gpus(slot, gpus)
-        )
+        task = self._task(self._launch, [i.name for i in one.items], gpus, cores=cores, visible=visible)
         handler = signal.signal(
             signal.SIGINT, signal.SIG_IGN
         )  # Ctrl-C is ours to hand on, and what we start inherits this
