@@ -146,6 +146,25 @@ def test_slurm_is_asked_once_for_all_jobs(tiny, tmp_path, monkeypatch):
     assert "-j 9 " in asked
 
 
+def test_a_run_whose_target_failed_is_told_from_one_that_begins_anew(tiny, tmp_path, monkeypatch):
+    fake_squeue(tmp_path, monkeypatch, "9_2|PENDING|Dependency\n9_3|COMPLETING|None\n9_4|CANCELLED|None")
+    targets = ["tgt_bbbbbbbbbbbb", *3 * [tiny.name]]
+    for number, target in enumerate(targets, 1):
+        begun(tmp_path / "runs", f"{target}.run_hmc_{str(number) * 8}", submitted={"slurm_job": f"9_{number}"})
+    record = {"error": "not finite", "kind": "BrokeDown", "log": "a.out", "command": ["build_target.py", "seed=1"]}
+    (tmp_path / "runs" / "failures").mkdir(exist_ok=True)
+    (tmp_path / "runs" / "failures" / "tgt_bbbbbbbbbbbb.json").write_text(json.dumps(record))
+    rows = [row for row in scan(tmp_path / "runs") if row.run_id and row.state != "done"]
+    found = {row.run_id[-1]: (row.state, row.notes[0]) for row in rows}
+    assert found["1"] == (
+        "failed",
+        "not started: its target failed: BrokeDown: not finite; log: a.out; to retry: python build_target.py seed=1",
+    )
+    assert found["2"] == ("queued", "SLURM job 9_2: pending (Dependency)")
+    assert found["3"] == ("running", "SLURM job 9_3: completing")
+    assert found["4"][0] == "stale" and "SLURM job 9_4 was cancelled" in found["4"][1]
+
+
 @pytest.mark.parametrize(
     ("code", "err", "state"),
     [(1, "slurm_load_jobs error: Invalid job id specified", "stale"), (1, "Unable to contact slurm", "queued")],

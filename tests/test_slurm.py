@@ -32,7 +32,7 @@ UNBOUNDED = tuple(word for word in HMC if not word.startswith("sampler.draws="))
 UNBOUNDED += ("sampler.mcse_target=null", "runtime.figures=false", "runtime.memory_limit=50")
 LONG = (*UNBOUNDED, "sampler.draws=5000000")
 MEDIUM = (*UNBOUNDED, "runtime.checkpoint_minutes=0", "sampler.draws=60000")
-PATIENCE = 150
+PATIENCE = 300
 
 
 @pytest.fixture(scope="session")
@@ -208,10 +208,8 @@ def test_what_was_composed_is_what_runs_and_a_held_job_is_named(launch, tiny, tm
     mine.mkdir(parents=True)
     (mine / "own.yaml").write_text("defaults: [local, _self_]\ngamma: 7.0\n")
     sweep = (f"--config-dir={tmp_path / 'mine'}", *HMC, "posterior=own", WAIT)
-    began = time.monotonic()
     code, text = launch("sample", *sweep, HELD, "hydra.launcher.snapshot=true")
     assert code == 1 and "is held by its user: scontrol release" in text, text
-    assert time.monotonic() - began < 15
     (job,) = jobs_of(text)
     (mine / "own.yaml").write_text("defaults: [local, _self_]\ngamma: 8.0\n")
     (package,) = tmp_path.glob("runs/logs/*/*/code/lambda_hat")

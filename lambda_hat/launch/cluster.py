@@ -263,7 +263,8 @@ def _tell(array, job, after):
     count = sum(map(len, array.packs))
     what = f"{count} {array.stage}{'s' if count > 1 else ''}"
     jobs = f" in {len(array.packs)} jobs" if len(array.packs) > 1 else ""
-    log.info("job %s: %s%s%s", job, what, jobs, f", after {after}" if after else "")
+    waits = sorted({one.partition("_")[0] for one in after.split(":") if one[0].isdigit()}) if after else []
+    log.info("job %s: %s%s%s", job, what, jobs, f", after {' '.join(waits)}" if waits else "")
 
 
 def how_to_go_on(submitted):
