@@ -137,9 +137,8 @@ def reseal(directory):
 
 
 def pick_run(rng, root):
-    runs = sorted(
-        path for path in (root / "targets").glob("tgt_*/run_hmc_*") if path.is_dir() and not path.is_symlink()
-    )
+    runs = sorted(path for path in (root / "targets").glob("tgt_*/run_hmc_*") if path.is_dir())
+    runs = [path for path in runs if not path.is_symlink() and not path.parent.is_symlink()]
     return rng.choice(runs) if runs else None
 
 
