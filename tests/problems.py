@@ -19,7 +19,7 @@ CACHE = os.path.join(tempfile.gettempdir(), f"lambda_hat_tests_{os.getuid()}")
 devices.start(
     Runtime(
         platform="cpu",
-        devices=2,
+        devices=int(os.environ.get("TEST_DEVICES", "2")),
         compilation_cache=CACHE,
         progress=False,
         figures=True,

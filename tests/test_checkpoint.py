@@ -13,7 +13,7 @@ import pytest
 
 from lambda_hat.store import journal as journals
 from lambda_hat.store.journal import Journal
-from lambda_hat.system import parallel, stopping
+from lambda_hat.system import devices, stopping
 from lambda_hat.system.errors import Deposed, Stopped
 from lambda_hat.targets import artifact, resumable
 
@@ -224,12 +224,12 @@ def test_a_flipped_byte_is_seen_or_harmless(tmp_path):
 
 def test_a_carry_from_the_journal_lies_where_the_program_leaves_it(tmp_path):
     """Else what is computed from it outside the program, on fewer devices, may round differently."""
-    mesh = parallel.mesh(2)
-    program = jax.jit(parallel.shard(lambda carry: carry + 1, mesh, (True,), True))
+    layout = devices.layout(1e9)
+    program = layout.program(lambda carry: carry + 1, 2, (True,), True)
     found = []
     for _ in range(2):
         with Journal(tmp_path / "c", {}, NOW) as journal:
-            pieces = resumable.Pieces(journal, lambda carry: parallel.place(carry, mesh, True))
+            pieces = resumable.Pieces(journal, lambda carry: layout.place(carry, 2, True))
             start = np.zeros((2, 3))
             call = lambda carry, count: (program(carry), ())
             found.append(pieces.next("one", start, jax.tree.structure(start), call, 1, False)[0])

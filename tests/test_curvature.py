@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
+from jax.flatten_util import ravel_pytree
 
-from lambda_hat.targets import artifact, curvature, losses, metrics
+from lambda_hat.targets import artifact, curvature, custom, losses, metrics
 
 CONFIG = problems.config("model.target_params=100", "data.n_data=301", "training.steps=500", "training.polish_steps=0")
 
@@ -105,7 +106,7 @@ def test_layers_hold_the_diagonal_of_the_gauss_newton_matrix_in_a_kronecker_basi
             np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-8 * np.trace(factor))
         kronecker = np.kron(left, right)
         np.testing.assert_allclose(values.ravel(), np.diag(kronecker.T @ block @ kronecker), rtol=1e-8, atol=1e-9)
-    assert found.gradients == 2 * 640 / 64
+    assert found.gradients == 2 * 1024 / 64  # 640 pairs in whole groups, as many for each of 8 parts
 
 
 def test_layers_of_several_outputs_have_the_trace_of_the_gauss_newton_matrix(monkeypatch):
@@ -192,3 +193,100 @@ def test_quadratic(limit, monkeypatch):
     np.testing.assert_allclose(result.eigenvalues, np.geomspace(10, 0.01, 40)[:kept], rtol=1e-3)
     # a diagonal Hessian leaves Hutchinson's signs no variance
     assert result.trace == pytest.approx(np.geomspace(10, 0.01, 40).sum(), rel=1e-6)
+
+
+# --- any pytree -------------------------------------------------------------------------------------------------------
+
+ROOM = {"bias": (4,), "kernel": (3, 3, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({"bias": (5,), "weight": (3, 5)}, [(4, 5)]),
+        ({"b": (5,), "w": (5, 3)}, [(5, 1), (5, 3)]),
+        ([(3, 5), (5,), (5, 2), (2,)], [(4, 5), (6, 2)]),
+        ({"conv": ROOM, "out": {"w": (8, 1, 3, 3)}}, [(19, 4), (8, 9)]),
+        ({"embedding": (11, 3), "scale": (3,), "zz": ()}, [(12, 3), (1, 1)]),
+        ((7,), [(7, 1)]),
+        ({"none": (0, 3), "norm": {"offset": (6,), "scale": (6,)}}, [(2, 6)]),
+    ],
+    ids=["dense", "a bias of rows", "a list", "convolutions", "an embedding", "a vector", "a normalisation"],
+)
+def test_any_pytree_is_cut_into_matrices(shapes, expected):
+    tree = jax.tree.map(np.zeros, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    found = curvature.layer_shapes(tree)
+    assert list(found) == expected
+    assert sum(a * b for a, b in found) == sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def convolutional(outputs=1):
+    """A small network with kernels, biases, an embedding and a scale on 64 pairs: its loss, rows and w0."""
+    generator = np.random.default_rng(0)
+    shapes = {"conv": {"b": (2,), "k": (2, 2, 1, 2)}, "out": [(8, outputs), (outputs,)], "tokens": (3, 8), "zoom": ()}
+    params = jax.tree.map(generator.standard_normal, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    image, token = generator.standard_normal((64, 3, 3, 1)), generator.integers(0, 3, (64, 1, 1, 1))
+    x = np.concatenate([image, np.broadcast_to(token, image.shape)], -1)
+
+    def apply(params, x):
+        layout = ("NHWC", "HWIO", "NHWC")
+        maps = jax.lax.conv_general_dilated(x[..., :1], params["conv"]["k"], (1, 1), "VALID", dimension_numbers=layout)
+        hidden = jnp.tanh(params["zoom"] * (maps + params["conv"]["b"])).reshape(len(x), -1)
+        hidden = hidden + params["tokens"][x[:, 0, 0, 1].astype(int)]
+        return hidden @ params["out"][0] + params["out"][1]
+
+    network = custom.CustomNetwork(apply, lambda key: params)
+    y = generator.standard_normal((64, outputs))
+    loss = losses.build(network, params, y, loss="mse", noise_scale=1.0, student_t_df=4.0)
+    return loss, losses.to_rows(x, y, 8, np.float64), np.asarray(ravel_pytree(params)[0]), params
+
+
+@pytest.mark.parametrize("longest", [2048, 4])
+def test_the_layers_of_any_network_hold_the_diagonal_of_its_gauss_newton_matrix(longest, monkeypatch):
+    """With one output, in the Kronecker basis; a side that is too long keeps its coordinates."""
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 10)
+    monkeypatch.setattr(curvature, "EXAMPLES", 512)
+    monkeypatch.setattr(curvature, "LONGEST_SIDE", longest)
+    loss, rows, w0, params = convolutional()
+    found = curvature.at(loss, rows, w0, 0)
+    x, y = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (rows.x, rows.y))
+    jacobian = jax.vmap(lambda x: jax.grad(lambda w: loss.outputs(w, x[None])[0, 0])(jnp.asarray(w0)))(x)
+    exact, start = np.asarray(2 * jacobian.T @ jacobian / len(y)), 0
+    for (a, b), left, right, values in zip(
+        curvature.layer_shapes(params), found.left, found.right, found.eigenvalues, strict=True
+    ):
+        assert left.shape == ((a, a) if a <= longest else (0, 0))
+        where = slice(start, start + a * b)
+        kronecker = np.kron(left if left.size else np.eye(a), right if right.size else np.eye(b))
+        expected = np.diag(kronecker.T @ exact[where, where] @ kronecker)
+        np.testing.assert_allclose(values.ravel(), expected, rtol=1e-7, atol=1e-9)
+        start += a * b
+    metric = metrics.whitening(found, 50.0, 3.0, np.float64)
+    v = jnp.asarray(np.random.default_rng(0).standard_normal(len(w0)))
+    np.testing.assert_allclose(metric.unapply(metric.apply(v)), v, rtol=1e-9)
+
+
+def test_of_many_outputs_the_hessian_is_taken_to_be_diagonal(monkeypatch):
+    """Which that of squares is: the same numbers."""
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 10)
+    found = []
+    for most in (256, 2):
+        monkeypatch.setattr(curvature, "MOST_OUTPUTS", most)
+        loss, rows, w0, _ = convolutional(outputs=3)
+        found.append(curvature.at(loss, rows, w0, 0))
+    for one, other in zip(found[0].eigenvalues, found[1].eigenvalues, strict=True):
+        assert one.sum() == pytest.approx(other.sum(), rel=0.1)  # the signs stand for other directions
+
+
+def test_where_the_curvature_is_not_finite_plain_coordinates_are_taken_with_a_word():
+    """Σ |w|^1.5 has none at 0, and λ̂ = p/1.5 in the limit."""
+    lines = []
+    config = problems.config("sampler=hmc", "sampler.draws=300", "sampler.warmup=100", "posterior.gamma=0.001")
+    model = custom.CustomPotential(lambda w: jnp.sum(jnp.abs(w) ** 1.5), jnp.zeros(3))
+    empty = np.zeros((1000, 0))
+    loss = losses.build(model, jnp.zeros(3), empty, loss="nll", noise_scale=None, student_t_df=4.0)
+    problem = problems.Problem(loss, lambda dtype: losses.to_rows(empty, empty, 1, dtype), np.zeros(3), 1000)
+    assert problem.curvature().eigenvalues.size == 0
+    result = problem.sample(config, log=lambda line, frequent=False: lines.append(line))
+    assert any("the curvature at w0 is not finite: sampling in plain coordinates" in line for line in lines)
+    assert np.mean(result.draws.records.excess) == pytest.approx(2.0, rel=0.15)

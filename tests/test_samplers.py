@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import jax
@@ -16,6 +17,7 @@ from lambda_hat.samplers import base, hmc, loop, mclmc, sample, sgld
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Tuned
 from lambda_hat.store.journal import Journal
+from lambda_hat.system import devices
 from lambda_hat.targets import curvature, losses, metrics, models, truths
 
 # --- λ̂ against exact values -------------------------------------------------------------------------------------------
@@ -624,14 +626,13 @@ def test_layers_and_hessian_give_the_same_llc(name, monkeypatch):
 
 
 def test_a_gpu_takes_all_chains_and_large_chunks(monkeypatch):
-    """Chosen by JAX's backend: no setting of the user's."""
+    """Chosen by the devices there are: no setting of the user's."""
     x, y = np.zeros((20_000, 32)), np.zeros((20_000, 1))
-    chunks, alone = {}, {}
-    for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        rows = losses.to_rows(x, y, 62, "float32", 2)
-        problem, made, _ = regression("sampler=hmc")
-        density = density_of(problem, made, "curvature")._replace(rows=rows, w0=jnp.zeros(9921))
-        chunks[backend], alone[backend] = rows.weight.shape[0], loop.is_large(density)
+    chunks, one_by_one = {}, {}
+    for platform in ("cpu", "gpu"):
+        monkeypatch.setattr(devices, "_chosen", lambda platform=platform: [SimpleNamespace(platform=platform)])
+        rows = losses.to_rows(x, y, 62, "float32", devices.parts(1e9))
+        layout = devices.layout(losses.gradient_operations(rows, 9921))
+        chunks[platform], one_by_one[platform] = rows.weight.shape[0], layout.one_by_one
     assert chunks["gpu"] <= 2 < chunks["cpu"]
-    assert alone == {"cpu": True, "gpu": False}
+    assert one_by_one == {"cpu": True, "gpu": False}

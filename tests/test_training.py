@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 
 from lambda_hat.store.journal import Journal
+from lambda_hat.system import devices
 from lambda_hat.system.errors import BrokeDown
 from lambda_hat.targets import artifact, curvature, data, losses, models, training
 
@@ -141,16 +142,32 @@ def test_a_large_network_is_polished_in_whitened_coordinates(monkeypatch):
     assert abs(found["L0"] - plain["L0"]) * 500 / np.log(500) < 0.02 * half
 
 
+@pytest.mark.parametrize("polish_steps", [100, 0])
+def test_a_polish_that_leaves_the_optimizers_end_says_so(polish_steps):
+    """How far and by how much, in the log and in meta.json."""
+    options = ("training.schedule=constant", "training.steps=30", f"training.polish_steps={polish_steps}")
+    config, lines = problems.config("model.target_params=100", "data.n_data=200", *options), []
+    found = artifact.build(config, lines.append).meta["metrics"]
+    told = [line for line in lines if "the polish moved w by" in line and "training.polish_steps=0 keeps" in line]
+    if polish_steps:
+        assert len(told) == 1 and f"to {found['L0']:.4g};" in told[0]
+        assert found["polish_distance"] > 0.1 and found["L0_before_polish"] > 1.5 * found["L0"]
+    else:
+        assert not told and found["polish_distance"] == 0 and found["L0_before_polish"] == found["L0"]
+
+
 def test_objective_is_spread_over_devices(monkeypatch):
-    """Chunks on two devices give what one pass gives."""
+    """Parts on two devices give what one pass gives."""
     monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(devices, "ALL_AT_ONCE", 0)
+    monkeypatch.setattr(devices, "WHOLE", 0)
     config = problems.config(
         "model.target_params=100", "data.n_data=301", "training.steps=0", "training.polish_steps=0"
     )
     target = artifact.build(config, problems.silent)
     loss, rows = target.loss(config.posterior), target.rows(np.float64)
-    assert rows.weight.shape[0] > 1
-    value, grad = training.full_batch(loss, rows, 7.0)(target.w0)
+    assert rows.weight.shape[0] == devices.PARTS
+    value, grad = training.full_batch(loss, rows, len(target.w0), 7.0)(target.w0)
     mean, direct = losses.value_and_grad(loss, rows, jnp.asarray(target.w0))
     assert value == pytest.approx(7 * float(mean), rel=1e-12)
     np.testing.assert_allclose(grad, 7 * direct, rtol=1e-10)

@@ -2,6 +2,15 @@
 
 from lambda_hat.config.model import Model, count_parameters
 
+DENSE_LIMIT = 1000
+"""Up to this many parameters the whole Hessian is diagonalised (`targets.curvature`)."""
+
+TOP = 128
+"""Eigenpairs kept of an analytic model beyond that, found by Lanczos."""
+
+GROUP = 64
+"""Pairs whose gradients are held at once where a larger network's curvature is taken by layers."""
+
 
 def layers(config: Model) -> tuple[int, ...] | None:
     """Units of each layer of a network, inputs and outputs included; None for an analytic model."""

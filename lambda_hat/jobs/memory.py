@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from lambda_hat.config import SGLD, Descent, Laplace, sizes
+from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP
 from lambda_hat.system import machine
 from lambda_hat.system.errors import UserError
 
@@ -18,9 +19,6 @@ CHAIN_VECTORS = 16
 
 POLISH_VECTORS = 160
 """Vectors that L-BFGS takes with 30 corrections."""
-
-DENSE_LIMIT, TOP, GROUP = 1000, 128, 64
-"""What `targets.curvature` goes by: where the whole Hessian ends, eigenpairs kept, pairs whose gradients are held at once."""
 
 
 def check(config, stage):

@@ -269,7 +269,7 @@ def _run(job, lease):
                 walltime_sec=clock.total(),
                 timings_sec=clock.laps | {"compile": clock.compile_seconds},
                 created_at=time.time(),
-                provenance=Provenance(**provenance.summary(), log=lease.log),
+                provenance=Provenance(**provenance.summary(), log=lease.log, devices=devices.named(result.devices)),
             )
             store.write_json(hidden / Summary.FILE, summary.to_json())
             lease.check()

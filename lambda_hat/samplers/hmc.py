@@ -14,7 +14,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
-from lambda_hat.system import parallel
+from lambda_hat.system import devices
 from lambda_hat.targets import resumable
 
 LENGTH = {True: 1.1, False: 0.75}
@@ -177,7 +177,7 @@ def _adapt(config, chains, states, tuning, first, draws):
     """Dual averaging of the step size over the draws of warm-up from `first` on."""
     fixed = bool(config.step_size)
     target = config.target_acceptance or ACCEPTANCE[chains.density.metric.whitens]
-    program = _adaptation_program(chains.kernel, config.chains, target, fixed, loop.is_large(chains.density))
+    program = _adaptation_program(chains.kernel, chains.layout, config.chains, target, fixed)
     begin, _, final = dual_averaging_adaptation(target)
     numbers = jnp.arange(config.chains)
     keys = loop.stream(config.seed, "warmup"), loop.stream(config.seed, "tune")
@@ -186,7 +186,8 @@ def _adapt(config, chains, states, tuning, first, draws):
     carry, done = (states, averaging, jnp.zeros(numbers.shape, jnp.float64)), 0
     structure = jax.tree.structure(carry)
     pieces = resumable.Pieces(
-        chains.journal, lambda carry: tuple(parallel.place(part, chains.mesh, i != 1) for i, part in enumerate(carry))
+        chains.journal,
+        lambda carry: tuple(chains.layout.place(part, config.chains, i != 1) for i, part in enumerate(carry)),
     )
 
     def call(carry, count):
@@ -203,8 +204,7 @@ def _adapt(config, chains, states, tuning, first, draws):
 
 
 @lru_cache(maxsize=4)
-def _adaptation_program(kernel, chains, target_acceptance, fixed, large):
-    mesh = parallel.mesh(chains)
+def _adaptation_program(kernel, layout, chains, target_acceptance, fixed):
     _, update, _ = dual_averaging_adaptation(target_acceptance)
 
     def adapt(density, tuning, states, averaging, gradients, numbers, key, jitter, first, last, thin):
@@ -218,11 +218,11 @@ def _adaptation_program(kernel, chains, target_acceptance, fixed, large):
             def one(state, chain_key):
                 return loop.transitions(kernel, density, now, state, jax.random.fold_in(chain_key, t), shared, thin)
 
-            states, step = loop.over_chains(one, large)(states, chain_keys)
-            accepted = jax.lax.pmean(jnp.mean(jnp.nan_to_num(step.acceptance)), parallel.AXIS)
+            states, step = layout.over(one)(states, chain_keys)
+            accepted = jnp.mean(devices.gather(jnp.nan_to_num(step.acceptance)))
             return states, update(averaging, accepted), gradients + step.gradients
 
         return jax.lax.fori_loop(first, last, draw, (states, averaging, gradients))
 
     split = (False, False, True, False, True, True, False, False, False, False, False)
-    return jax.jit(parallel.shard(adapt, mesh, split, (True, False, True)))
+    return layout.program(adapt, chains, split, (True, False, True))

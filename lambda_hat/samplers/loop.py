@@ -1,4 +1,4 @@
-"""The loop that drives every sampler: chains spread over devices, draws in chunks, a few scalars kept of each.
+"""The loop that drives every sampler: chains laid out over devices, draws in chunks, a few scalars kept of each.
 
 Keys are made of the seed, the stream's name, the chain and the draw: adding a chain, a draw or a chunk never changes another's.
 """
@@ -13,17 +13,14 @@ import numpy as np
 
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Transition
-from lambda_hat.system import devices, parallel
-from lambda_hat.targets import resumable
+from lambda_hat.system import devices
+from lambda_hat.targets import losses, resumable
 
 STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "settle")
 """Random streams of a sampler's seed; a new one goes to the end."""
 
 CHUNKS = 40
 """Calls that the recorded draws of a run are split into; after each it is asked whether they are enough."""
-
-MAP_FLOPS = 1e8
-"""On a CPU a full gradient that costs more than this is computed chain by chain, so that activations stay in the cache."""
 
 
 class Draws(NamedTuple):
@@ -47,18 +44,6 @@ class Draws(NamedTuple):
 def stream(seed, name):
     """The JAX key of a named stream."""
     return jax.random.fold_in(devices.key(seed), STREAMS.index(name))
-
-
-def over_chains(function, large):
-    """`function` of one chain's (state, key) as a function of all chains' on one device."""
-    if large:
-        return lambda *leaves: jax.lax.map(lambda one: function(*one), leaves)
-    return jax.vmap(function)
-
-
-def is_large(density):
-    """Whether one full gradient is work enough to be done chain by chain: never on a GPU, which wants all chains at once."""
-    return jax.default_backend() == "cpu" and 6 * density.rows.weight.size * density.w0.size > MAP_FLOPS
 
 
 def starts(density, curvature_scales, chains, seed, size=0.3):
@@ -119,30 +104,32 @@ class Loop:
     def __init__(self, kernel, density, config, thin, journal):
         self.config, self.thin, self.journal = config, thin, journal
         self.size = math.ceil(config.draws / CHUNKS)
-        self.mesh = parallel.mesh(config.chains)
-        self._pieces = resumable.Pieces(self.journal, partial(parallel.place, mesh=self.mesh, spread=True))
+        self.layout = devices.layout(losses.gradient_operations(density.rows, density.w0.size))
+        self._place = partial(self.layout.place, length=config.chains)
+        self._pieces = resumable.Pieces(self.journal, partial(self._place, spread=True))
         self.move(density)
         self.use(kernel)
 
     def use(self, kernel):
         """Make transitions with this kernel from now on; its states are like the former's."""
-        self._chunk = _chunk_program(kernel, self.config.save_params, is_large(self.density), self.size, self.mesh)
+        chains, keeps = self.config.chains, self.config.save_params
+        self._chunk = _chunk_program(kernel, self.layout, chains, keeps, self.size)
+        self._states = _states_program(kernel, self.layout, chains)
         self.kernel = kernel
 
     def move(self, density):
         """Sample this density from now on."""
-        self.density = parallel.place(density, self.mesh, False)
+        self.density = self._place(density, spread=False)
 
     def states(self, positions):
         """States of all chains at these positions u `[chains, p]`."""
         fold = partial(jax.random.fold_in, stream(self.config.seed, "momentum"))
         keys = jax.vmap(fold)(jnp.arange(self.config.chains))
-        states = _states(self.kernel, self.density, *parallel.place((positions, keys), self.mesh, True))
-        return parallel.place(states, self.mesh, True)
+        return self._states(self.density, positions, keys)
 
     def positions(self, states):
         """w − w0 of all chains `[chains, p]`, in NumPy, float64."""
-        return np.asarray(_shifts(self.density, states.position), float)
+        return np.asarray(_shifts_program(self.layout, self.config.chains)(self.density, states.position), float)
 
     def advance(self, tuning, states, stream_name, first, count, done=lambda parts: False, stop_broken=False):
         """The draws numbered `first` to `first + count − 1` of a random stream.
@@ -160,7 +147,7 @@ class Loop:
             the states after them, and `Draws`.
         """
         parts, seconds, made, last_good, broken = [], [], 0, None, False
-        tuning, structure = parallel.place(tuning, self.mesh, False), jax.tree.structure(states)
+        structure = jax.tree.structure(states)
         key, jitter = stream(self.config.seed, stream_name), stream(self.config.seed, "jitter")
         numbers = jnp.arange(self.config.chains)
 
@@ -208,18 +195,24 @@ _PART = jax.tree.structure((densities.Record(*[0] * 4), Transition(*[0] * 5), 0)
 """Of what a chunk's program leaves beside the states."""
 
 
-@partial(jax.jit, static_argnums=0)
-def _states(kernel, density, positions, keys):
-    return jax.vmap(kernel.init, in_axes=(None, 0, 0))(density, positions, keys)
+@lru_cache(maxsize=8)
+def _states_program(kernel, layout, chains):
+    def states(density, positions, keys):
+        return layout.over(partial(kernel.init, density))(positions, keys)
 
-
-@jax.jit
-def _shifts(density, positions):
-    return jax.vmap(lambda u: density.metric.apply(u.astype(density.w0.dtype)))(positions)
+    return layout.program(states, chains, (False, True, True), True)
 
 
 @lru_cache(maxsize=8)
-def _chunk_program(kernel, save_params, large, size, mesh):
+def _shifts_program(layout, chains):
+    def shifts(density, positions):
+        return layout.over(lambda u: density.metric.apply(u.astype(density.w0.dtype)))(positions)
+
+    return layout.program(shifts, chains, (False, True), True)
+
+
+@lru_cache(maxsize=8)
+def _chunk_program(kernel, layout, chains, save_params, size):
     def chunk(density, tuning, states, numbers, key, jitter, first, count, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
@@ -234,7 +227,7 @@ def _chunk_program(kernel, save_params, large, size, mesh):
                 params = density.metric.apply(u.astype(density.w0.dtype)) if save_params else jnp.zeros(())
                 return state, (densities.record(density, u, logp, grad), step, params)
 
-            return over_chains(one, large)(states, chain_keys)
+            return layout.over(one)(states, chain_keys)
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(draw, states, 0)[1])
 
@@ -245,4 +238,4 @@ def _chunk_program(kernel, save_params, large, size, mesh):
         return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), out)
 
     split = (False, False, True, True, False, False, False, False, False)
-    return jax.jit(parallel.shard(chunk, mesh, split, (True, True)))
+    return layout.program(chunk, chains, split, (True, True))

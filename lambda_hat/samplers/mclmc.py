@@ -14,7 +14,6 @@ from blackjax.adaptation.mclmc_adaptation import MCLMCAdaptationState, mclmc_fin
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
-from lambda_hat.system import parallel
 from lambda_hat.targets import resumable
 
 TRIAL_DRAWS = 10
@@ -174,9 +173,7 @@ def _trials(config, chains, states, tuning, stream, first, draws, log):
 
 def _tune(config, chains, states, tuning, steps):
     """BlackJAX's tuner on every chain; the pooled setting, the settled states and the cost."""
-    program = _tuning_program(
-        chains.kernel.loss, config.chains, config.energy_variance, steps, loop.is_large(chains.density)
-    )
+    program = _tuning_program(chains.kernel.loss, chains.layout, config.chains, config.energy_variance, steps)
     numbers, key = jnp.arange(config.chains), loop.stream(config.seed, "tune")
     found = chains.journal.step("tune", lambda: resumable.pack(program(chains.density, tuning, states, numbers, key)))
     settled, step_sizes, lengths = resumable.unpack(found, jax.tree.structure((states, 0, 0)))
@@ -195,7 +192,7 @@ def _tune(config, chains, states, tuning, steps):
 
 
 @lru_cache(maxsize=4)
-def _tuning_program(loss, chains, energy_variance, steps, large):
+def _tuning_program(loss, layout, chains, energy_variance, steps):
     logp = densities.log_density(loss)
     kernel = blackjax.mcmc.mclmc.build_kernel()
 
@@ -219,7 +216,7 @@ def _tuning_program(loss, chains, energy_variance, steps, large):
 
     def all_chains(density, tuning, states, numbers, key):
         keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
-        return loop.over_chains(partial(one, density, tuning), large)(states, keys)
+        return layout.over(partial(one, density, tuning))(states, keys)
 
     split = (False, False, True, True, False)
-    return jax.jit(parallel.shard(all_chains, parallel.mesh(chains), split, (True, True, True)))
+    return layout.program(all_chains, chains, split, (True, True, True))

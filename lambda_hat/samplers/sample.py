@@ -13,6 +13,7 @@ from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Sampler
 from lambda_hat.samplers.laplace import Laplace
+from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import losses, metrics
 
@@ -49,6 +50,7 @@ class Result(NamedTuple):
         baseline_gain: by how much nβL_n + γ/2|w−w0|² falls below its value at w0, by a Newton step: the share of λ̂'s
             error that is due to w0 not being a minimum.
         seconds: wall-clock time of `adapt` and `sample`, compilation included.
+        devices: that the chains were on.
     """
 
     draws: loop.Draws
@@ -59,6 +61,7 @@ class Result(NamedTuple):
     laplace: float
     baseline_gain: float
     seconds: dict
+    devices: tuple[jax.Device, ...]
 
 
 class SoFar(NamedTuple):
@@ -110,6 +113,8 @@ def choose_metric(method, whitened, journal):
         `curvature` or `identity`, the potential measured over the one expected (None if it did not matter), and the
         gradients spent.
     """
+    if not whitened.metric.whitens:  # the curvature is not finite
+        return "identity", None, 0
     if method.metric is not None:
         return method.metric, None, 0
     z = jax.random.normal(
@@ -157,6 +162,8 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
         return _laplace(method, whitened)
     metric, laplace_ratio, trial = choose_metric(method, whitened, journal)
     density = whitened if metric == "curvature" else build("identity", sampler.dtype)
+    if not whitened.metric.whitens:
+        log(f"{sampler.name}: the curvature at w0 is not finite: sampling in plain coordinates")
     wide = metric == "identity" and laplace_ratio is not None
     along = metric == "curvature"
     if wide:
@@ -205,6 +212,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
         laplace=laplace,
         baseline_gain=_baseline_gain(loss, whitened),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
+        devices=chains.layout.used(sampler.chains),
     )
 
 
@@ -224,6 +232,7 @@ def _laplace(method, whitened):
         laplace=float(whitened.shares.trace()) / 2,
         baseline_gain=_baseline_gain(method.loss, whitened),
         seconds={"adapt": 0.0, "sample": draws.seconds[-1]},
+        devices=devices.layout(0).used(1),
     )
 
 
@@ -249,10 +258,10 @@ def _whiten_around(loss, whitened, seed, journal):
     return whitened._replace(metric=metric), size, spent + curvature.gradients
 
 
-def _curvature_along(loss, density, shifts, seed, journal, mesh=None):
+def _curvature_along(loss, density, shifts, seed, journal):
     """The mean curvature at w0 + shifts `[m, p]`."""
     points = np.asarray(density.w0, float) + shifts
-    found = journal.step("curvature", lambda: curvatures.along(loss, density.rows, points, seed, mesh).to_arrays())
+    found = journal.step("curvature", lambda: curvatures.along(loss, density.rows, points, seed).to_arrays())
     return curvatures.from_arrays(found)
 
 
@@ -276,7 +285,7 @@ def _whiten_along(method, chains, states, draws, loss, log):
     if not np.all(np.isfinite(points)):
         log("warm-up broke down before the curvature along the chains could be measured: keeping that at w0")
         return states, spent
-    curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal, chains.mesh)
+    curvature = _curvature_along(loss, density, points, chains.config.seed, chains.journal)
     metric = metrics.whitening(curvature, float(density.nbeta), float(density.gamma), density.w0.dtype)
     chains.move(density._replace(metric=metric))
     spent += curvature.gradients + method.kernel.gradients_of_init * chains.config.chains

@@ -13,7 +13,7 @@ import numpy as np
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
-from lambda_hat.system import parallel
+from lambda_hat.system import devices
 from lambda_hat.targets import losses
 
 PROBES = 8
@@ -392,22 +392,24 @@ def _choose(config, loss, chains, settled, number, n, batch):
     """
     density, (states, tuning, gradients, measured) = chains.density, settled
     keys = jax.random.split(jax.random.fold_in(loop.stream(config.seed, "tune"), number), config.chains)
-    kernel, mesh = _kernel_settings(config), parallel.mesh(config.chains)
+    kernel, layout = _kernel_settings(config), (chains.layout, config.chains)
     cost = _gradient_cost(config, loss, n, batch)
     if config.precond != "none" and config.stabilizer is None:
-        program = _squares_program(kernel, loss, n, batch, mesh)
-        found = chains.journal.step("squares", lambda: {"mean": jnp.mean(program(density, tuning, states, keys))})
+        program = _squares_program(kernel, loss, n, batch, *layout)
+        found = chains.journal.step(
+            "squares", lambda: {"mean": np.mean(np.asarray(program(density, tuning, states, keys)))}
+        )
         tuning = tuning._replace(stabilizer=(STABILIZER * jnp.sqrt(found["mean"])).astype(jnp.float64))
         gradients += config.chains * PROBES * cost
     kernels = [kernel]
     if config.control_variate is None and _has_choice(config, loss, n, batch):
         kernels.append(replace(kernel, control_variate=True))
-    measuring = _measuring_program(tuple(kernels), loss, n, batch, mesh)
+    measuring = _measuring_program(tuple(kernels), loss, n, batch, *layout)
     found = chains.journal.step("measure", lambda: measuring(density, tuning, states, keys)._asdict())
-    found = Measured(**found)
-    largest, total = float(jnp.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
+    found = Measured(**{name: np.asarray(value) for name, value in found.items()})
+    largest, total = float(np.max(found.largest)), _twice_llc(density, settled.chosen.get("llc_in_warmup"))
     typical, *noises = (
-        max(0.0, float(value)) / total for value in (jnp.mean(found.curvature), *jnp.mean(found.noise, 0))
+        max(0.0, float(value)) / total for value in (np.mean(found.curvature), *np.mean(found.noise, 0))
     )
     if np.isinf(total):
         typical = largest
@@ -441,9 +443,9 @@ def _twice_llc(density, llc):
 
 
 @lru_cache(maxsize=4)
-def _measuring_program(kernels, loss, n, batch, mesh):
+def _measuring_program(kernels, loss, n, batch, layout, chains):
     measure = partial(_measure, kernels, loss, n, batch)
-    return jax.jit(parallel.shard(measure, mesh, (False, False, True, True), True))
+    return layout.program(measure, chains, (False, False, True, True), True)
 
 
 def _measure(kernels, loss, n, batch, density, tuning, states, keys):
@@ -495,11 +497,11 @@ def _measure(kernels, loss, n, batch, density, tuning, states, keys):
         found = jax.lax.map(probe, jax.random.split(key, PROBES))
         return Measured(sizes[-1], *jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found))
 
-    return jax.lax.map(lambda pair: one(*pair), (states, keys))
+    return devices.one_by_one(lambda pair: one(*pair), (states, keys))
 
 
 @lru_cache(maxsize=4)
-def _squares_program(config, loss, n, batch, mesh):
+def _squares_program(config, loss, n, batch, layout, chains):
     """Mean square over parameters and batches of the stochastic loss gradient, for each chain."""
 
     def one(density, tuning, state, key):
@@ -508,6 +510,6 @@ def _squares_program(config, loss, n, batch, mesh):
         return jnp.mean(jax.lax.map(square, jax.random.split(key, PROBES)))
 
     def squares(density, tuning, states, keys):
-        return jax.lax.map(lambda pair: one(density, tuning, *pair), (states, keys))
+        return devices.one_by_one(lambda pair: one(density, tuning, *pair), (states, keys))
 
-    return jax.jit(parallel.shard(squares, mesh, (False, False, True, True), True))
+    return layout.program(squares, chains, (False, False, True, True), True)

@@ -21,6 +21,9 @@ from lambda_hat.targets import losses, models, training
 MOST_LOSSES = 16
 """Losses that are kept with what was compiled for them, in one process."""
 
+MOVED = 0.01
+"""Share of |w0| by which a polish may move the parameters without a word."""
+
 _LOSSES = {}
 
 
@@ -64,7 +67,8 @@ class Target(NamedTuple):
 
     def rows(self, dtype):
         """The data cut into chunks, in a precision."""
-        return losses.to_rows(self.x, self.y, self.widest, dtype, len(jax.local_devices()))
+        parts = devices.parts(6 * len(self.x) * len(self.w0)) if self.x.size else 1
+        return losses.to_rows(self.x, self.y, self.widest, dtype, parts)
 
     def loss(self, posterior):
         """The loss that a posterior configuration names: the same one for all targets that differ in numbers only.
@@ -115,6 +119,11 @@ def build(config, log, journal=None):
     minimum = training.train(
         config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training"), journal
     )
+    if minimum.metrics["steps"] and minimum.metrics["polish_distance"] > MOVED * minimum.metrics["w0_norm"]:
+        log(
+            "target: the polish moved w by {polish_distance:.3g} to |w0| = {w0_norm:.3g}, L_n from {L0_before_polish:.4g} to "
+            "{L0:.4g}; training.polish_steps=0 keeps where the optimizer ended".format(**minimum.metrics)
+        )
     params = unravel(jnp.asarray(minimum.w0))
     truth = model.truth(config.data, config.training, start if at_teacher else params)
     meta = {

@@ -5,11 +5,13 @@ whitens the samplers' coordinates, gives step sizes, and predicts λ̂ (Laplace)
 w0 misses directions that are stiff everywhere else, in directions that the chains share.
 
 Up to DENSE_LIMIT parameters this is the whole Hessian. A larger network's Gauss-Newton matrix is taken layer by layer, diagonal
-in a Kronecker basis (George et al., arXiv 1806.03884): it knows thousands of stiff directions for the price of one gradient. On the
+in a Kronecker basis (George et al., arXiv 1806.03884): it knows thousands of stiff directions for the price of one gradient. Any
+pytree of arrays will do: each is taken as a matrix, whatever it is called (`layer_shapes`). On the
 10k-parameter network the largest curvature at draws, in coordinates whitened by it, is 22-29, and 88 by the 128 largest eigenpairs
 of the Hessian for 548 gradients, 46 by 384 for 1958.
 """
 
+import math
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -20,21 +22,22 @@ import scipy.sparse.linalg
 from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
-from lambda_hat.jobs import memory
-from lambda_hat.system import devices, parallel
+from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP
+from lambda_hat.system import devices
 from lambda_hat.targets import losses
-
-DENSE_LIMIT = memory.DENSE_LIMIT
-"""Up to this many parameters the whole Hessian is diagonalised; beyond, its largest eigenvalues are found by Lanczos."""
-
-TOP = memory.TOP
-"""Eigenpairs kept of an analytic model beyond the dense limit."""
 
 EXAMPLES = 8192
 """Pairs, at least, that a layer curvature is the mean over."""
 
-GROUP = memory.GROUP
-"""Pairs whose gradients are held at once."""
+COLUMNS = 32
+"""Hessian products made at once."""
+
+LONGEST_SIDE = 2048
+"""Rows or columns of a layer's matrix up to which they get a basis of their own, at the cost of its cube; a longer side, such as
+the vocabulary of an embedding, whose rows no example has in common, keeps its coordinates."""
+
+MOST_OUTPUTS = 256
+"""Outputs of one example up to which their Hessian is diagonalised; of more it is taken to be diagonal."""
 
 
 class Curvature(NamedTuple):
@@ -61,8 +64,8 @@ class LayerCurvature(NamedTuple):
     """The Gauss-Newton matrix within each layer, W `[a, b]` its parameters: eigenvectors A_i ⊗ B_j.
 
     Attributes:
-        left: A of each layer, orthogonal `[a, a]`.
-        right: B, orthogonal `[b, b]`.
+        left: A of each layer, orthogonal `[a, a]`; `[0, 0]` stands for the identity.
+        right: B, orthogonal `[b, b]`; `[0, 0]` stands for the identity.
         eigenvalues: mean square of AᵀGB over pairs, `[a, b]`, float64; G is the gradient of a pair's loss that has its output's
             Hessian for covariance.
         gradients: cost in full-data gradients.
@@ -95,22 +98,18 @@ def at(loss, rows, w0, seed):
     """The curvature of a loss at w0 `[p]`: the whole Hessian, or a large network's by layers; `seed` fixes what is random."""
     if is_layered(loss, len(w0)):
         return _layered(loss, rows, np.asarray(w0)[None], seed)
-    return _decompose(_products(loss, rows, jnp.asarray(w0, rows.weight.dtype)), len(w0), rows, seed, 1e-3)
+    return _decompose(_products(loss, rows, np.asarray(w0)[None]), len(w0), rows, seed, 1e-3)
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def along(loss, rows, points, seed, mesh=None):
+def along(loss, rows, points, seed):
     """The mean curvature over points `[m, p]`, each seen by its own m-th part of the pairs: it costs no more than at one.
 
     An analytic model has no pairs to share out, and is seen whole at each.
-
-    Arguments:
-        mesh: the devices that `rows` lie on, whose number divides m; None where they lie on no mesh.
     """
     if is_layered(loss, points.shape[1]):
-        return _layered(loss, rows, points, seed, mesh)
-    products = _mean_products(loss, rows, points, mesh or parallel.mesh(len(points)))
-    found = _decompose(products, points.shape[1], rows, seed, 3e-2)
+        return _layered(loss, rows, points, seed)
+    found = _decompose(_products(loss, rows, points), points.shape[1], rows, seed, 3e-2)
     return found if loss.potential is None else found._replace(gradients=found.gradients * len(points))
 
 
@@ -119,6 +118,8 @@ def _decompose(product, p, rows, seed, tolerance):
     dtype = rows.weight.dtype
     if p <= DENSE_LIMIT:
         hessian = np.asarray(product(jnp.eye(p, dtype=dtype)), float)
+        if not np.all(np.isfinite(hessian)):
+            return _unknown(p, 2 * p)
         values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
         return Curvature(values[::-1].copy(), vectors[:, ::-1].copy(), float(np.trace(hessian)), 2 * p)
     calls = 0
@@ -144,34 +145,65 @@ def is_layered(loss, p):
     return loss.potential is None and p > DENSE_LIMIT
 
 
-def _layered(loss, rows, points, seed, mesh=None):
+def _layered(loss, rows, points, seed):
     """The `LayerCurvature` over points `[m, p]`, which groups of pairs go to in turn."""
     n = int(np.count_nonzero(rows.weight))
     groups = len(points) * -(-EXAMPLES // (GROUP * len(points)))
+    groups = -(-groups // devices.PARTS) * devices.PARTS
     generator = np.random.default_rng(seed)
     rounds = -(-groups * GROUP // n)
     pairs = np.concatenate([generator.permutation(n) for _ in range(rounds)])[: groups * GROUP]
     points = jnp.asarray(points, rows.weight.dtype)
-    basis, spectrum = _layer_programs(loss, _layers(loss, points.shape[1]), mesh or parallel.mesh(groups))
+    layout = devices.layout(losses.gradient_operations(rows, points.shape[1]))
+    tree = jax.eval_shape(loss.unravel, jax.ShapeDtypeStruct((points.shape[1],), jnp.float64))
+    basis, spectrum = _layer_programs(loss, layer_shapes(tree), layout)
     keys = jax.random.split(devices.key(seed), groups)
-    arguments = rows, points, jnp.asarray(pairs.reshape(groups, GROUP)), jnp.arange(groups) % len(points), keys
-    left, right = jax.tree.map(lambda leaf: np.linalg.eigh(leaf)[1], basis(*arguments))
+    of_groups = jnp.asarray(pairs.reshape(groups, GROUP)), jnp.arange(groups) % len(points), keys
+    parts = jax.tree.map(lambda leaf: leaf.reshape(devices.PARTS, -1, *leaf.shape[1:]), of_groups)
+    arguments = rows, points, *parts
+    factors = jax.tree.map(np.asarray, basis(*arguments))
+    if not all(np.all(np.isfinite(factor)) for factor in jax.tree.leaves(factors)):
+        return _unknown(points.shape[1], len(pairs) / n)
+    left, right = jax.tree.map(lambda factor: np.linalg.eigh(factor)[1], factors)
     squares = spectrum(*arguments, left, right)
     mean = tuple(np.asarray(leaf, float) / len(pairs) for leaf in squares)
     return LayerCurvature(tuple(left), tuple(right), mean, 2 * len(pairs) / n)
 
 
-def _layers(loss, p):
-    """Shapes `(a, b)` of the layers that the flat parameters are cut into; a bias is a row of its layer's matrix."""
-    layers = jax.eval_shape(loss.unravel, jax.ShapeDtypeStruct((p,), jnp.float64))
-    return tuple(
-        (sum(leaf.size for leaf in layer.values()) // layer["weight"].shape[1], layer["weight"].shape[1])
-        for _, layer in sorted(layers.items())
-    )
+def _unknown(p, gradients):
+    """Of a loss whose curvature is not finite: samplers then move in plain coordinates."""
+    return Curvature(np.zeros(0), np.zeros((p, 0)), 0.0, gradients)
+
+
+def layer_shapes(tree):
+    """Shapes `(a, b)` of the matrices, one after the other, that a pytree's flat parameters are cut into.
+
+    An array of two axes is a matrix as it is; one of more, such as a convolution's kernel, has its outputs' axis, the last or the
+    first, set apart. A vector beside a matrix that has as many columns (a bias, a scale) is one more row of it; any other is a
+    column.
+    """
+    layers = []  # parent, a, b, whether it is more than vectors
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not leaf.size:
+            continue
+        is_matrix = leaf.ndim > 1
+        shape = _fold(leaf.shape) if is_matrix else (1, leaf.size)
+        parent, a, b, has_matrix = layers[-1] if layers else (None, 0, 0, False)
+        if parent == path[:-1] and b == shape[1] and not (has_matrix and is_matrix):
+            layers[-1] = parent, a + shape[0], b, has_matrix or is_matrix
+        else:
+            layers.append((path[:-1], *shape, is_matrix))
+    return tuple((b, 1) if a == 1 and not is_matrix else (a, b) for _, a, b, is_matrix in layers)
+
+
+def _fold(shape):
+    """An array's shape as rows and columns: its first axis apart or its last, whichever makes it less long."""
+    size = math.prod(shape)
+    return min((size // shape[-1], shape[-1]), (shape[0], size // shape[0]), key=sum)
 
 
 @lru_cache(maxsize=4)
-def _layer_programs(loss, shapes, mesh):
+def _layer_programs(loss, shapes, layout):
     """Sums over pairs: of G Gᵀ and GᵀG of each layer, and of (AᵀGB)² given A and B."""
     ends = np.cumsum([a * b for a, b in shapes])[:-1]
 
@@ -181,83 +213,93 @@ def _layer_programs(loss, shapes, mesh):
 
         def one(x, y, key):
             output, pull = jax.vjp(lambda w: loss.outputs(w, x[None])[0], w)
-            values, vectors = jnp.linalg.eigh(jax.hessian(lambda f: loss.pair(f[None], y[None])[0])(output))
-            signs = jax.random.rademacher(key, output.shape, output.dtype)
-            return pull(vectors @ (jnp.sqrt(jnp.maximum(values, 0)) * signs))[0]
+            signs = jax.random.rademacher(key, (output.size,), output.dtype)
+
+            def pair(flat):
+                return loss.pair(flat.reshape(1, *output.shape), y[None])[0]
+
+            if output.size > MOST_OUTPUTS:
+                diagonal = signs * jax.jvp(jax.grad(pair), (output.ravel(),), (signs,))[1]
+                return pull((jnp.sqrt(jnp.maximum(diagonal, 0)) * signs).reshape(output.shape))[0]
+            values, vectors = jnp.linalg.eigh(jax.hessian(pair)(output.ravel()))
+            return pull((vectors @ (jnp.sqrt(jnp.maximum(values, 0)) * signs)).reshape(output.shape))[0]
 
         flat = jax.vmap(one)(x, y, jax.random.split(key, GROUP))
         return [part.reshape(-1, *shape) for part, shape in zip(jnp.split(flat, ends, 1), shapes, strict=True)]
 
-    def total(function, rows, points, pairs, numbers, keys):
+    def total(function, rows, points, *parts):
         def group(pairs, number, key):
             return function(gradients(rows, points[number], pairs, key))
 
         def add(sums, one):
             return jax.tree.map(jnp.add, sums, group(*one)), None
 
-        first = jax.tree.map(lambda leaf: leaf[0], (pairs, numbers, keys))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(group, *first))
-        return jax.lax.psum(jax.lax.scan(add, zeros, (pairs, numbers, keys))[0], parallel.AXIS)
+        def of_part(part):
+            first = jax.tree.map(lambda leaf: leaf[0], part)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(group, *first))
+            return jax.lax.scan(add, zeros, part)[0]
+
+        return devices.total(of_part, parts)
 
     def factors(layers):
-        return [jnp.einsum("nij,nkj->ik", g, g) for g in layers], [jnp.einsum("nij,nik->jk", g, g) for g in layers]
+        def factor(sums, side):
+            return [
+                jnp.einsum(sums, g, g) if g.shape[side] <= LONGEST_SIDE else jnp.zeros((0, 0), g.dtype) for g in layers
+            ]
+
+        return factor("nij,nkj->ik", 1), factor("nij,nik->jk", 2)
 
     def basis(*arguments):
         return total(factors, *arguments)
 
     def spectrum(rows, points, pairs, numbers, keys, left, right):
         def squares(layers):
-            rotated = [jnp.einsum("ia,nij,jb->nab", a, g, b) for g, a, b in zip(layers, left, right, strict=True)]
-            return [jnp.sum(g**2, 0) for g in rotated]
+            def rotated(g, a, b):
+                g = jnp.einsum("ia,nij->naj", a, g) if a.size else g
+                return jnp.einsum("nij,jb->nib", g, b) if b.size else g
+
+            return [jnp.sum(rotated(*layer) ** 2, 0) for layer in zip(layers, left, right, strict=True)]
 
         return total(squares, rows, points, pairs, numbers, keys)
 
     split = (False, False, True, True, True)
     return (
-        jax.jit(parallel.shard(basis, mesh, split, (False, False))),
-        jax.jit(parallel.shard(spectrum, mesh, (*split, False, False), False)),
+        layout.program(basis, devices.PARTS, split, (False, False)),
+        layout.program(spectrum, devices.PARTS, (*split, False, False), False),
     )
 
 
-def _products(loss, rows, w):
-    """A function from vectors `[m, p]` to their Hessian products `[m, p]`, spread over the devices by data."""
-    mesh = parallel.mesh(rows.weight.shape[0])
+def _products(loss, rows, points):
+    """A function from vectors `[v, p]` to their products `[v, p]` with the mean Hessian over points `[m, p]`.
 
-    def part(rows, w, vectors):
-        return jax.lax.psum(
-            jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors, batch_size=32), parallel.AXIS
-        )
-
-    if loss.potential is not None:
-        function = jax.jit(
-            lambda rows, w, vectors: jax.lax.map(partial(losses.hessian_product, loss, rows, w), vectors)
-        )
-    else:
-        function = jax.jit(parallel.shard(part, mesh, (True, False, False), False))
-    return lambda vectors: function(rows, w, vectors)
-
-
-def _mean_products(loss, rows, points, mesh):
-    """As `_products`, of the mean Hessian over points `[m, p]`, spread over the devices by points."""
-    count = len(points)
-    if loss.potential is not None:
-        parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), rows)
-    else:
-        parts = losses.deal(rows, count)
-    program = _mean_program(loss, count, mesh)
+    Each point sees its share of the pairs; blocks of vectors are spread over the devices.
+    """
+    m, p = points.shape
+    parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * m), rows) if loss.potential else losses.deal(rows, m)
+    layout = devices.layout(losses.gradient_operations(rows, p))
     points = jnp.asarray(points, rows.weight.dtype)
-    return lambda vectors: program(parts, points, vectors)
+
+    def products(vectors):
+        blocks = -(-len(vectors) // COLUMNS)
+        size = -(-len(vectors) // blocks)
+        padded = jnp.concatenate([vectors, jnp.zeros((blocks * size - len(vectors), p), vectors.dtype)])
+        program = _product_program(loss, layout, m, blocks)
+        return program(parts, points, padded.reshape(blocks, size, p)).reshape(-1, p)[: len(vectors)]
+
+    return products
 
 
 @lru_cache(maxsize=4)
-def _mean_program(loss, count, mesh):
-    share = 1.0 if loss.potential is None else 1 / count
+def _product_program(loss, layout, m, blocks):
+    share = 1 / m if loss.potential else 1.0
 
-    def part(parts, points, vectors):
-        def add(total, pair):
-            product = partial(losses.hessian_product, loss, *pair)
-            return total + share * jax.lax.map(product, vectors, batch_size=32), None
+    def products(parts, points, blocks):
+        def of_block(vectors):
+            def add(total, pair):
+                return total + share * jax.vmap(partial(losses.hessian_product, loss, *pair))(vectors), None
 
-        return jax.lax.psum(jax.lax.scan(add, jnp.zeros_like(vectors), (parts, points))[0], parallel.AXIS)
+            return jax.lax.scan(add, jnp.zeros_like(vectors), (parts, points))[0]
 
-    return jax.jit(parallel.shard(part, mesh, (True, True, False), False))
+        return devices.one_by_one(of_block, blocks)
+
+    return layout.program(products, blocks, (False, False, True), True)

@@ -13,6 +13,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from lambda_hat.system import devices
+
 CHUNK_BYTES = 2**17
 """Activations of the widest layer that one chunk of rows should fill, small enough to stay in a core's cache."""
 
@@ -115,7 +117,7 @@ def to_rows(x, y, widest, dtype, multiple=1):
     n = len(x)
     if x.size == 0:
         return Rows(jnp.zeros((1, 1, 0), dtype), jnp.zeros((1, 1, 0), dtype), jnp.ones((1, 1), dtype))
-    budget = CHUNK_BYTES if jax.default_backend() == "cpu" else GPU_CHUNK_BYTES
+    budget = CHUNK_BYTES if devices.on_cpu() else GPU_CHUNK_BYTES
     size = min(n, max(64, budget // (widest * np.dtype(dtype).itemsize)))
     chunks = -(-n // size)
     chunks = -(-chunks // multiple) * multiple if chunks > 1 else 1
@@ -129,6 +131,11 @@ def to_rows(x, y, widest, dtype, multiple=1):
     weight = np.where(np.arange(chunks * size) < n, 1 / n, 0.0).reshape(chunks, size)
     x, y = (cut(array, array.dtype if np.issubdtype(array.dtype, np.integer) else dtype) for array in (x, y))
     return Rows(x, y, jnp.asarray(weight, dtype))
+
+
+def gradient_operations(rows, p):
+    """About how many operations a gradient over the full data takes, which decides the `devices.Layout`."""
+    return 6 * rows.weight.size * p
 
 
 def deal(rows, parts):

@@ -49,8 +49,8 @@ class LayerMetric(NamedTuple):
     """A symmetric linear map that is, on each layer's matrix of parameters, W → A (S ∘ (Aᵀ W B)) Bᵀ.
 
     Attributes:
-        left: A of each layer, orthogonal `[a, a]`.
-        right: B, orthogonal `[b, b]`.
+        left: A of each layer, orthogonal `[a, a]`; `[0, 0]` stands for the identity.
+        right: B, orthogonal `[b, b]`; `[0, 0]` stands for the identity.
         scales: S, its eigenvalues `[a, b]`.
     """
 
@@ -64,7 +64,8 @@ class LayerMetric(NamedTuple):
         parts, start = [], 0
         for left, right, scales in zip(*self, strict=True):
             layer = u[start : start + scales.size].reshape(scales.shape)
-            parts.append((left @ (scales * (left.T @ layer @ right)) @ right.T).ravel())
+            rotated = _times(_times(left.T, layer), right)
+            parts.append(_times(_times(left, scales * rotated), right.T).ravel())
             start += scales.size
         return jnp.concatenate(parts)
 
@@ -79,6 +80,13 @@ class LayerMetric(NamedTuple):
     def trace(self):
         """tr M."""
         return sum(jnp.sum(scales) for scales in self.scales)
+
+
+def _times(first, second):
+    """The product of two matrices, one of which may be `[0, 0]` in the identity's place."""
+    if not first.size or not second.size:
+        return second if not first.size else first
+    return first @ second
 
 
 def of(curvature, function, rest, dtype):

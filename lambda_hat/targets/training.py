@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from lambda_hat.config import Descent
 from lambda_hat.store.journal import Journal
-from lambda_hat.system import parallel, stopping
+from lambda_hat.system import devices, stopping
 from lambda_hat.system.errors import BrokeDown
 from lambda_hat.targets import curvature, losses, metrics, resumable
 
@@ -58,7 +58,7 @@ def train(config, loss, rows, n, start, key, journal=None):
     """
     journal = journal or Journal()
     nbeta = n / np.log(n)
-    objective = full_batch(loss, rows(np.float64), nbeta)
+    objective = full_batch(loss, rows(np.float64), len(start), nbeta)
     w = np.asarray(start, float)
     steps = 0
     if isinstance(config, Descent) and config.steps and np.any(objective(w)[1]):
@@ -70,7 +70,7 @@ def train(config, loss, rows, n, start, key, journal=None):
             f"target not built: the loss is not finite after {steps} steps of training; lower training.learning_rate.",
             {"w": w},
         )
-    iterations, gain = 0, 0.0
+    iterations, gain, trained, trained_value = 0, 0.0, w, value
     if np.any(grad):
         gamma, tolerance = config.polish_localization, config.polish_tolerance * len(w) / 2
         coordinates = _coordinates(loss, rows, w, nbeta, gamma)
@@ -88,6 +88,8 @@ def train(config, loss, rows, n, start, key, journal=None):
         "w0_norm": float(np.linalg.norm(w)),
         "steps": steps,
         "polish_iterations": iterations,
+        "polish_distance": float(np.linalg.norm(w - trained)),
+        "L0_before_polish": trained_value / nbeta,
     }
     return Minimum(w, found)
 
@@ -99,22 +101,22 @@ def _coordinates(loss, rows, w, nbeta, gamma):
     return jax.jit(metrics.whitening(curvature.at(loss, rows(np.float32), w, seed=0), nbeta, gamma, np.float64).apply)
 
 
-def full_batch(loss, rows, scale):
-    """A function w → (scale·L_n(w), scale·∇L_n(w)) in float64 NumPy, spread over the devices."""
-    mesh = parallel.mesh(rows.weight.shape[0])
+def full_batch(loss, rows, p, scale):
+    """A function w `[p]` → (scale·L_n(w), scale·∇L_n(w)) in float64 NumPy, spread over devices where there is work enough."""
+    chunks, operations = rows.weight.shape[0], losses.gradient_operations(rows, p)
+    count = devices.parts(operations) if loss.potential is None else 1
+    count = count if chunks % count == 0 else 1
+    layout = devices.layout(operations)
+    shares = jax.tree.map(lambda leaf: leaf.reshape(count, chunks // count, *leaf.shape[1:]), rows)
+    shares = layout.place(shares, count, True)
 
-    def part(rows, w):
-        return jax.lax.psum(losses.value_and_grad(loss, rows, w), parallel.AXIS)
+    def whole(shares, w):
+        return devices.total(lambda share: losses.value_and_grad(loss, share, w), shares)
 
-    analytic = loss.potential is not None
-    function = jax.jit(
-        (lambda rows, w: losses.value_and_grad(loss, rows, w))
-        if analytic
-        else parallel.shard(part, mesh, (True, False), (False, False))
-    )
+    function = layout.program(whole, count, (True, False), (False, False))
 
     def objective(w):
-        value, grad = function(rows, jnp.asarray(w, rows.weight.dtype))
+        value, grad = function(shares, jnp.asarray(w, rows.weight.dtype))
         return scale * float(value), scale * np.asarray(grad, float)
 
     return objective
@@ -126,23 +128,19 @@ def full_batch(loss, rows, scale):
 def first_order(config, loss, rows, n, w, key, journal):
     """`config.steps` minibatch steps of the configured optimizer; batches are drawn with replacement.
 
-    Every device takes its share of each batch; the draws do not depend on how many devices there are.
+    On one device: a minibatch is too little work to be shared out.
 
     Raises:
         BrokeDown: at the first step after which the parameters are not finite.
     """
     batch = config.batch_size or min(n, 1024)
-    mesh = parallel.mesh(batch)
     optimizer = _OPTIMIZERS[config.optimizer](config, _schedule(config))
 
+    @jax.jit
     def descend(rows, keys, first, last, carry):
-        share = batch // mesh.size
-        own = jax.lax.axis_index(parallel.AXIS) * share
-
         def step(i, carry):
             w, state, broke = carry
-            index = jax.lax.dynamic_slice_in_dim(jax.random.randint(keys[i], (batch,), 0, n), own, share)
-            grad = jax.lax.pmean(losses.batch_grad(loss, rows, w, index), parallel.AXIS) * loss.scale
+            grad = losses.batch_grad(loss, rows, w, jax.random.randint(keys[i], (batch,), 0, n)) * loss.scale
             updates, state = optimizer.update(grad, state, w)
             moved = optax.apply_updates(w, updates)
             broke = jnp.where((broke < 0) & ~jnp.all(jnp.isfinite(moved)), i, broke)
@@ -150,14 +148,13 @@ def first_order(config, loss, rows, n, w, key, journal):
 
         return jax.lax.fori_loop(first, last, step, carry)
 
-    program = jax.jit(parallel.shard(descend, mesh, (False,) * 5, False))
     keys = jax.random.split(key, config.steps)
-    pieces = resumable.Pieces(journal, partial(parallel.place, mesh=mesh, spread=False))
+    pieces = resumable.Pieces(journal, partial(jax.tree.map, jnp.asarray))
     carry, done = (w, optimizer.init(w), jnp.asarray(-1)), 0
     structure = jax.tree.structure(carry)
 
     def call(carry, count):
-        return program(rows, keys, done, done + count, carry), ()
+        return descend(rows, keys, done, done + count, carry), ()
 
     while done < config.steps:
         carry, found = pieces.next(f"descent {done}", carry, structure, call, config.steps - done, done > 0)
