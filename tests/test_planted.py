@@ -119,21 +119,28 @@ def test_nan_in_the_middle_is_bad(monkeypatch, name):
     assert name != "excess" or found.llc_mean is None
 
 
-SGLD = ("sampler=sgld", "posterior.gamma=1", "sampler.draws=200", "sampler.mcse_target=null")
+SGLD = ("sampler=sgld", "posterior.gamma=1", "sampler.mcse_target=null")
 QUADRATIC = ("model=quadratic", "model.dim=10", "data.n_data=1000", *SGLD)
+CROSSING = (*SGLD, "model=normal_crossing", "model.powers=[1,1]", "data.n_data=10000")
 
 
 @pytest.mark.parametrize("precond", ["none", "rmsprop", "adam"])
-def test_no_preconditioner_is_wrong_and_ok(precond):
-    """Of 20 runs at least 18 hold the exact value or say that something is wrong, though the mean of the draws is too large."""
-    made = problems.config(*QUADRATIC, f"sampler.precond={precond}")
+@pytest.mark.parametrize(
+    ("options", "draws"),
+    [(QUADRATIC, 200), pytest.param(CROSSING, 500, marks=pytest.mark.soak)],
+    ids=["quadratic", "crossing"],
+)
+def test_no_preconditioner_is_wrong_and_ok(options, draws, precond):
+    """Of 20 runs at least 18 hold the exact value or say that something is wrong; on the quadratic the draws' own mean does not."""
+    made = problems.config(*options, f"sampler.draws={draws}", f"sampler.precond={precond}")
     problem = problems.analytic(made)
     exact = models.build(made.model).finite(problem.n * made.posterior.inverse_temperature(problem.n), 1.0)
     found = problem.summaries(made, 20)
     right = [low <= exact <= high for low, high in (summary.llc_interval95 for summary in found)]
     honest = [held or summary.status != "ok" for held, summary in zip(right, found, strict=True)]
     assert sum(honest) >= 18, [(summary.llc_mean / exact, summary.llc_interval95) for summary in found]
-    assert np.mean([summary.llc_raw for summary in found]) > 1.01 * exact
+    if options is QUADRATIC:
+        assert np.mean([summary.llc_raw for summary in found]) > 1.01 * exact
 
 
 def test_the_judge_is_blind_to_the_truth():
