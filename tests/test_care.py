@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 
+import h5py
 import pytest
 from benchmarks.inspecting import copy
 from test_cli import files, run_of
@@ -183,6 +184,16 @@ def test_a_gallery_shows_every_figure_that_it_holds(tiny, tool, tmp_path):
     assert all(f"]({name})" in text for name in figures) and text.count("](") == 3 and "| hmc |" in text
 
 
+def have_trace_name_its_run(directory):
+    """A copy's trace is a link to that of the run which it is a copy of, and names that."""
+    path = directory / "trace.nc"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    with h5py.File(path, "a") as file:
+        file.attrs["run_id"] = directory.name
+
+
 def test_bad_runs_are_refused_and_the_best_or_the_newest_is_chosen(tiny, tool, tmp_path):
     run = run_of(tiny, "hmc")
     newer, better = copy(run, 1), copy(run, 2)
@@ -190,6 +201,7 @@ def test_bad_runs_are_refused_and_the_best_or_the_newest_is_chosen(tiny, tool, t
     for directory, change in changes.items():
         path = directory / "analysis.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "warn"} | change))
+        have_trace_name_its_run(directory)
         store.seal(directory)
     bad_to("bad", run_of(tiny, "mclmc"))
     outcome = tool("promote", "single", "--to", "x")

@@ -88,9 +88,11 @@ def test_a_sweep_builds_its_target_once_and_a_run_for_each_sampler(tiny_store):
 def test_manifests_have_a_line_for_each_directory(tiny_store):
     directory, _ = tiny_store
     (line,) = store.read_lines(directory / "runs" / "targets" / "_catalog.jsonl")
-    assert set(line) == {"target_id", "created_at", "model", "data", "seed"}
+    settings = {"model_cfg", "data_cfg", "training_cfg"}
+    assert set(line) == {"target_id", "created_at", "model", "data", "seed"} | settings
     target = directory / "runs" / "targets" / line["target_id"]
-    assert line["model"]["dim"] == 2 and line["data"]["n_data"] == 60 and line["seed"] == 0
+    assert (line["model"], line["data"], line["seed"]) == ("quadratic", "small", 0)
+    assert line["model_cfg"]["dim"] == 2 and line["data_cfg"]["n_data"] == 60
     lines = store.read_lines(target / "_runs.jsonl")
     for run in lines:
         assert set(run) == {"target_id", "sampler", "hyperparams", "walltime_sec", "artifact_path", "created_at"}

@@ -41,6 +41,8 @@ def test_the_same_configuration(composers):
     short, long = composers
     for words in ALIKE + ALIKE[::-1]:
         expected = long(words)
+        hydra_glue.name_choices(expected, expected.hydra.runtime.choices)
+        assert expected.names.model and expected.names.data
         expected = OmegaConf.masked_copy(expected, [key for key in expected if key != "hydra"])
         assert OmegaConf.to_container(short(words), resolve=True) == OmegaConf.to_container(expected, resolve=True)
 

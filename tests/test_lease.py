@@ -19,9 +19,10 @@ from conftest import ROOT, TINY
 from test_cli import assert_same_analysis, assert_same_draws, run_of
 
 from lambda_hat import store
+from lambda_hat.inspect.scan import scan
 from lambda_hat.store import lease as leases
 from lambda_hat.store.journal import Journal
-from lambda_hat.system.errors import Deposed
+from lambda_hat.system.errors import Deposed, Stopped
 
 STOPS = int(os.environ.get("LAMBDA_HAT_STOPS", "50"))
 
@@ -202,6 +203,27 @@ def test_who_takes_over_has_the_journal_and_who_had_it_writes_no_more(tmp_path, 
             assert len(before) == 4 and {path.parent for path in before} == {second.checkpoint}
         raise OSError("could not be written")  # for whatever reason: this one is why
     assert not directory.exists()
+
+
+def test_what_was_stopped_keeps_its_settings(tmp_path):
+    name = f"tgt_{'0' * 12}.run_hmc_{'0' * 8}"
+    directory = tmp_path / "work" / name
+    with pytest.raises(Stopped), leases.hold(directory, lambda: False, lambda line: None, "a.log") as lease:
+        lease.report(settings={"posterior": {"beta": 0.5}})
+        steps(Journal(lease.checkpoint, {}, 0), 2)
+        raise Stopped(15)
+    (record,) = scan(tmp_path)
+    assert record.state == "stale" and record.settings["posterior.beta"] == 0.5
+    assert record.attempt.log == "a.log" and "the same command resumes from its checkpoint" in record.notes[0]
+    with held(directory) as lease:
+        assert [path.name for path in (directory / "checkpoint").iterdir()] == [lease.checkpoint.name]
+
+
+def test_what_was_stopped_before_a_checkpoint_leaves_nothing(tmp_path):
+    with pytest.raises(Stopped), held(tmp_path / "work" / "tgt_x") as lease:
+        lease.report(settings={})
+        raise Stopped(15)
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_heartbeat_of_a_deposed_owner_does_not_hide_the_next_ones(tmp_path, elsewhere):

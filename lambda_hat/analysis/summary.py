@@ -281,13 +281,33 @@ class Summary:
 
     @classmethod
     def read(cls, directory: str | PathLike[str]) -> Self:
-        """The record of a published run, checked against its hash.
+        """The record of a published run, checked against its hash and its place.
 
         Raises:
             StoreError: where the file is missing or damaged.
         """
-        path = Path(directory) / cls.FILE
-        return cls.from_json(store.read_json(path), path)
+        directory = Path(directory)
+        summary = cls.from_json(store.read_json(directory / cls.FILE), directory / cls.FILE)
+        summary.check_place(directory, store.hashes(directory.parent))
+        return summary
+
+    def check_place(self, directory: Path, target_hashes: Mapping[str, Any] | None) -> None:
+        """See that this is the record of the run that its directory is named after, and of the target that this lies in.
+
+        Arguments:
+            directory: `<root>/targets/tgt_…/run_…`.
+            target_hashes: hash by name of the target's files; None where they are not known.
+
+        Raises:
+            StoreError: where it is another's.
+        """
+        path, run = directory / self.FILE, store.RUN_ID.fullmatch(directory.name)
+        store.check_maker(path, "sampler", self.sampler, run and run[1])
+        store.check_maker(path, "target_id", self.target_id, directory.parent.name)
+        store.check_maker(path, "run_id", self.run_id or directory.name, directory.name)
+        for name, value in (self.target_hashes or {}).items():
+            expected = (target_hashes or {}).get(name, value)
+            store.check_maker(path, f"hash of the target's {name}", value, expected)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types: what `from_json` reads."""

@@ -42,6 +42,7 @@ def _main(stage):
             words = [str(word) for word in task_overrides or ()]
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
+            hydra_glue.name_choices(cfg, HydraConfig.get().runtime.choices)
             sys.exit(launcher.run_all(stage, [(lambda: cfg, words)], HydraConfig.get()))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))

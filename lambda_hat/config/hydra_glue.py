@@ -36,6 +36,18 @@ def register():
     OmegaConf.register_new_resolver("clock", STARTED.strftime, replace=True)
 
 
+def name_choices(cfg, choices):
+    """Note in a composed configuration which options of its groups were chosen, where it does not name them otherwise.
+
+    Arguments:
+        choices: Hydra's `runtime.choices`, option by group.
+    """
+    names = cfg.get("names")
+    for group in names or ():
+        if group in choices and not OmegaConf.is_missing(names, group) and names[group] is None:
+            names[group] = choices[group]
+
+
 def to_config(cfg):
     """The composed Hydra configuration as one `Config` of dataclasses.
 

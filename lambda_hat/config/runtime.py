@@ -18,6 +18,14 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the catalog calls a target's model and data; never hashed."""
+
+    model: str | None = setting("name of the model; null = the option that was chosen, or its kind")
+    data: str | None = setting("name of the data; null = the option that was chosen, or its kind")
+
+
+@dataclass(frozen=True)
 class Runtime:
     """How the work is done, not what comes out; never hashed."""
 

@@ -8,7 +8,7 @@ from lambda_hat.config.data import Data
 from lambda_hat.config.fields import kinds, problems_of_fields, problems_of_setting, setting
 from lambda_hat.config.model import Model
 from lambda_hat.config.posterior import Posterior
-from lambda_hat.config.runtime import Logger, Resources, Runtime, Store
+from lambda_hat.config.runtime import Logger, Names, Resources, Runtime, Store
 from lambda_hat.config.sampler import Drawing
 from lambda_hat.config.training import Training
 from lambda_hat.system.errors import ConfigError
@@ -27,6 +27,7 @@ class Config:
     target: str | None = setting("id of an existing target to sample, in place of model, data, training and seed")
     force: bool = setting("redo what exists; what is replaced is moved to <root>/replaced/")
     strict: bool = setting("exit with an error where a result's status is bad")
+    names: Names = setting("what the catalog calls the model and the data")
     store: Store = setting("where artifacts land")
     runtime: Runtime = setting("how the work is done")
     resources: Resources = setting("what a cluster is asked for")

@@ -11,7 +11,10 @@ from lambda_hat.inspect.records import flat
 from lambda_hat.inspect.scan import entries, scan
 from lambda_hat.system.errors import StoreError, UserError
 
-UNHASHED = {"run": ("created_at", "provenance"), "target": ("created_at", "code_sha", "pkg_versions", "hostname")}
+UNHASHED = {
+    "run": ("created_at", "provenance"),
+    "target": ("created_at", "model", "data", "code_sha", "pkg_versions", "hostname"),
+}
 """What is recorded beside a result and not in its name."""
 
 

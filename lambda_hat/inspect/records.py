@@ -338,7 +338,7 @@ def read_target(directory: Path, content: Content | None = None) -> TargetRecord
         groups = {key: getattr(meta, f"{key}_cfg") for key in ("model", "data", "training")} | {"seed": meta.seed}
         record.settings, record.meta = flat(groups, path), meta
         record.target_version = _version(record, "target", groups)
-        _check_maker(path, "target_id", meta.target_id, directory.name)
+        store.check_maker(path, "target_id", meta.target_id, directory.name)
     return None if damage.is_gone else record
 
 
@@ -360,12 +360,7 @@ def read_run(target: TargetRecord, run_id: str, content: Content | None = None) 
         groups = {"sampler": summary.sampler_config, "posterior": summary.posterior_config}
         settings = flat(groups, path)
         _version(record, "run", groups)
-        _check_maker(path, "sampler", summary.sampler, record.sampler)
-        _check_maker(path, "target_id", summary.target_id, target.target_id)
-        _check_maker(path, "run_id", summary.run_id or run_id, run_id)
-        if summary.target_hashes and target.meta and target.meta.hashes:
-            for name, value in summary.target_hashes.items():
-                _check_maker(path, f"the hash of the target's {name}", value, target.meta.hashes.get(name, value))
+        summary.check_place(directory, target.meta.hashes if target.meta else None)
         record.settings |= settings
         record.summary = summary
         if record.state == "done" and summary.estimator < ESTIMATOR:
@@ -427,13 +422,6 @@ def _version(record, stage, groups):
 def _make_old(record):
     record.state = "old"
     record.notes.append(f"made by an earlier version of lambda_hat: see {program('store')} migrate")
-
-
-def _check_maker(path, what, actual, expected):
-    if actual != expected:
-        raise StoreError(
-            f"{path}: {what} is {ascii(actual)[:60]}, expected {expected}: it was copied from elsewhere; move it away and rerun."
-        )
 
 
 def flat(groups: Mapping[str, Any], where: object = "settings") -> Settings:

@@ -210,10 +210,13 @@ def read_leftover(root: Path, name: str) -> Leftover:
     directory = root / "work" / name
     has_directory = directory.is_dir() and not directory.is_symlink()
     paths = [root / "failures" / f"{name}.json"]
-    paths += [directory / f"{part}.json" if has_directory else None for part in ("submitted", "owner", "progress")]
-    failed, submitted, owner, progress = (Attempt.from_file(path, root) if path else None for path in paths)
+    paths += [
+        directory / f"{part}.json" if has_directory else None
+        for part in ("submitted", "checkpoint/stopped", "owner", "progress")
+    ]
+    failed, submitted, stopped, owner, progress = (Attempt.from_file(path, root) if path else None for path in paths)
     attempt = Attempt()
-    for part in (failed, submitted, owner, progress):
+    for part in (failed, submitted, stopped, owner, progress):
         attempt = attempt.merged(part) if part else attempt
     try:
         silent = max(0.0, time.time() - os.lstat(directory / "progress.json").st_mtime)

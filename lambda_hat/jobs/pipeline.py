@@ -18,7 +18,7 @@ from lambda_hat.config.hydra_glue import group_from_plain
 from lambda_hat.jobs import loggers, memory
 from lambda_hat.store import lease as leases
 from lambda_hat.store import provenance
-from lambda_hat.system import stopping
+from lambda_hat.system import home, stopping
 from lambda_hat.system.errors import BrokeDown, ConfigError, Deposed, StoreError, of_disk
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,11 @@ def job(stage, config):
     if config.logger is not None:
         loggers.check(config.logger)
     paths = store.Paths(root, config.target or _identifier(config, "target"), _identifier(config, "run"))
+    if not store.RUN_ID.fullmatch(paths.run_id):
+        raise ConfigError(
+            f"sampler.name={config.sampler.name}: the names of runs have it between underscores, so it is made of lower-case "
+            "letters and digits; rename the sampler."
+        )
     derived = {"target_id": paths.target_id, "run_id": paths.run_id, "target_dir": paths.target, "run_dir": paths.run}
     for key, value in derived.items():
         stated = getattr(config.store, key)
@@ -104,6 +109,7 @@ def make(job, log_path=None):
         Exception: for what is our fault, with its traceback in the record.
     """
     record = job.paths.failure(job.stage)
+    home.settle()
     try:
         with leases.hold(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
             if lease is not None:
@@ -143,9 +149,15 @@ def _record_failure(record, error, log_path, settings):
 
 
 def tidy(job):
-    """Finish what a process left undone that died between publishing a job and letting go of it: manifest line, work directory."""
-    if leases.sweep(job.paths.work(job.stage)):
-        _index(job)
+    """Finish what a process left undone between publishing a job and letting go of it: its line in the index, its work directory.
+
+    It may have died there, or its disk was full.
+    """
+    directory = job.paths.work(job.stage)
+    if leases.is_left(directory):
+        with contextlib.suppress(OSError):  # the disk is still full: what is published counts, and the line waits
+            _index(job)
+            leases.sweep(directory)
 
 
 def _keep_arrays(path, arrays):
@@ -195,10 +207,12 @@ def _build(job, lease):
         paths.targets.mkdir(exist_ok=True)
         if config.force and store.is_done(paths.target):
             log.info("the old target and its runs are now in %s", store.set_aside(paths.target, paths))
+        lease.is_unindexed = True
         if not store.publish(hidden, paths.target):
             log.info("%s was built by another process meanwhile; using that one", paths.target_id)
             return
     _index(job)
+    lease.is_unindexed = False
     metrics = target.meta["metrics"]
     say(
         f"target: {paths.target}  L0 = {metrics['L0']:.6g}, |∇L| = {metrics['gradient_norm']:.2g}, further descent gains "
@@ -275,10 +289,12 @@ def _run(job, lease):
             lease.check()
             if config.force and store.is_done(paths.run):
                 log.info("the old run is now in %s", store.set_aside(paths.run, paths))
+            lease.is_unindexed = True
             if not store.publish(hidden, paths.run):
                 log.info("%s was made by another process meanwhile; keeping that one", paths.run_id)
                 return
     _index(job)
+    lease.is_unindexed = False
     say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.timings_sec.items()))
 
 

@@ -9,6 +9,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
+from lambda_hat.config.hydra_glue import name_choices
+
 
 class Composer:
     """Compositions of one sweep.
@@ -23,7 +25,7 @@ class Composer:
         self._parser = OverridesParser.create()
 
     def __call__(self, words):
-        """The configuration that these overrides compose, without the node `hydra`.
+        """The configuration that these overrides compose, without the node `hydra`, the options chosen noted in `names`.
 
         Raises:
             HydraException, OmegaConfBaseException: as Hydra does.
@@ -35,6 +37,7 @@ class Composer:
         choices = tuple(override.input_line for override in overrides if override not in single)
         if choices not in self._kept:
             config = self._loader.load_sweep_config(self._master, list(choices))
+            name_choices(config, config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
             self._kept[choices] = config

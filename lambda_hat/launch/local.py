@@ -219,9 +219,11 @@ def _make(job, number):
 
 
 def _unwritable(job, error):
+    settings = job.config.store
+    inside = os.path.abspath(settings.log_dir).startswith(os.path.abspath(settings.root) + os.sep)
+    name, place = ("store.root", settings.root) if inside else ("store.log_dir", settings.log_dir)
     return StoreError(
-        f"store.root={job.config.store.root}: nothing can be written there ({error.strerror}: {error.filename}); "
-        "choose a directory of yours."
+        f"{name}={place}: nothing can be written there ({error.strerror}: {error.filename}); choose a directory of yours."
     )
 
 

@@ -16,6 +16,7 @@ from lambda_hat.store.files import (
     read_sealed_arrays,
     read_text,
     replace_file,
+    take_maker,
     write_json,
     write_note,
     write_sealed_arrays,
@@ -24,6 +25,7 @@ from lambda_hat.store.index import append_line, read_lines, run_line, target_lin
 from lambda_hat.store.layout import RUN_ID, SUMS, TARGET_ID, Paths, root_of
 from lambda_hat.store.publish import (
     check_hash,
+    check_maker,
     hashes,
     is_done,
     open_config,
@@ -47,6 +49,7 @@ __all__ = [
     "Stage",
     "append_line",
     "check_hash",
+    "check_maker",
     "created_at",
     "damages",
     "digest",
@@ -73,6 +76,7 @@ __all__ = [
     "seal",
     "set_aside",
     "sha256",
+    "take_maker",
     "target_line",
     "unix_time",
     "version_of",

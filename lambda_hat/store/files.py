@@ -263,15 +263,21 @@ def finite(value: Any) -> Any:
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
-_SEAL = "_sha256"
-"""Name of the array that holds the hash of all others in a sealed file."""
+_SEAL, _MAKER = "_sha256", "_made_from"
+"""Names of the arrays in a sealed file that hold the hash of all others, and what they were made from."""
 
 
-def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any]) -> None:
-    """Write an .npz file that holds its own hash, for `read_sealed_arrays`."""
+def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any], made_from: dict[str, str] | None = None) -> None:
+    """Write an .npz file that holds its own hash, for `read_sealed_arrays`.
+
+    Arguments:
+        made_from: names of what the arrays were made from, for `take_maker`.
+    """
     import numpy as np
 
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    if made_from is not None:
+        arrays[_MAKER] = np.array(json.dumps(made_from))
     np.savez(file, **arrays, **{_SEAL: np.array(seal_of(arrays))})
 
 
@@ -285,6 +291,16 @@ def read_sealed_arrays(path: Path | str, root: Path | str | None = None) -> dict
     if str(arrays.pop(_SEAL, "")) != seal_of(arrays):
         raise _damaged_arrays(path, "it does not match its own hash")
     return arrays
+
+
+def take_maker(path: Path | str, arrays: dict[str, Any]) -> dict[str, Any] | None:
+    """What the arrays of a sealed file were made from, which is taken out of them; None where it was not recorded.
+
+    Raises:
+        StoreError: where it cannot be read.
+    """
+    text = arrays.pop(_MAKER, None)
+    return None if text is None else parse_object(path, str(text).encode())
 
 
 def seal_of(arrays: dict[str, Any]) -> str:

@@ -13,19 +13,30 @@ from lambda_hat.system.errors import StoreError
 
 
 def target_line(directory: Path) -> dict[str, Any]:
-    """A published target's line in the catalog."""
+    """A published target's line in the catalog: the names of its model and data, and all settings beside them.
+
+    Raises:
+        StoreError: where its meta.json is damaged.
+    """
     meta = read_json(directory / "meta.json", "target_id", "created_at", "model_cfg", "data_cfg", "seed")
     return {
         "target_id": meta["target_id"],
         "created_at": unix_time(meta["created_at"]),
-        "model": meta["model_cfg"],
-        "data": meta["data_cfg"],
+        "model": meta.get("model") or _kind(meta["model_cfg"]),
+        "data": meta.get("data") or _kind(meta["data_cfg"]),
         "seed": meta["seed"],
+        "model_cfg": meta["model_cfg"],
+        "data_cfg": meta["data_cfg"],
+        "training_cfg": meta.get("training_cfg"),
     }
 
 
 def run_line(directory: Path) -> dict[str, Any]:
-    """A published run's line in its target's index of runs."""
+    """A published run's line in its target's index of runs.
+
+    Raises:
+        StoreError: where its analysis.json is damaged.
+    """
     keys = ("target_id", "sampler", "sampler_config", "posterior_config", "walltime_sec", "created_at")
     analysis = read_json(directory / "analysis.json", *keys)
     return {
@@ -36,6 +47,11 @@ def run_line(directory: Path) -> dict[str, Any]:
         "artifact_path": str(directory),
         "created_at": unix_time(analysis["created_at"]),
     }
+
+
+def _kind(settings):
+    """What stands for the name in targets that were made before it was recorded."""
+    return settings.get("kind") if isinstance(settings, dict) else None
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@
         progress.json         how far it is, written anew at every heartbeat
         submitted.json        the SLURM job that is to make it
         checkpoint/<token>/   what its owner, and the next one, resumes from
+        checkpoint/stopped.json   what progress.json said when the work was stopped
         build.<token>/        what will be published
 
 The lease is made by a hard link to a file of one's own, which is atomic on NFS too. It saves work, and nothing rests on it:
@@ -41,6 +42,8 @@ DEAD_AFTER = 60.0
 
 LONGEST_WAIT = 2.0
 """Most seconds between two looks at a lease that somebody else holds."""
+
+STOPPED = "stopped.json"
 
 PATIENCE = 1.0
 """Seconds for which an owner looks for a lease of its own that is not there: who clears a dead owner's away may, for a moment,
@@ -89,13 +92,16 @@ def slurm_job():
     return f"{array}_{number}" if array and number else os.environ.get("SLURM_JOB_ID")
 
 
-def sweep(directory):
-    """Remove the work directory of what is done, unless an owner may be about to; whether there was one to remove."""
+def is_left(directory):
+    """Whether a work directory of what is done is there, and no owner who may be about to remove it."""
     owner = read_note(directory / "owner.json")
-    if not directory.is_dir() or (owner and is_alive(owner) is not False):
-        return False
-    shutil.rmtree(directory, ignore_errors=True)
-    return True
+    return directory.is_dir() and not (owner and is_alive(owner) is not False)
+
+
+def sweep(directory):
+    """Remove the work directory of what is done, unless an owner may be about to."""
+    if is_left(directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Lease:
@@ -104,6 +110,8 @@ class Lease:
     Attributes:
         directory: <root>/work/<name>.
         build: where to make what will be published; of this owner alone.
+        is_unindexed: whether what is made is being published and has no line in its index: then the work directory stays, for
+            `sweep` to find, where writing the line fails.
         checkpoint: where to keep what work is resumed from; the next owner takes it over.
         log: path of this attempt's log, or None.
         watchers: called with all that is known of the progress, in the reporting thread, at each report.
@@ -114,6 +122,7 @@ class Lease:
         self.build = directory / f"build.{token}"
         self.checkpoint = directory / "checkpoint" / token
         self._progress = {"beat": 0, "began": now(), "log": log}
+        self.is_unindexed = False
         self._lock, self._ended, self._is_deposed = threading.Lock(), threading.Event(), False
         self._thread = threading.Thread(target=self._beat_on, daemon=True)
 
@@ -197,7 +206,11 @@ class Lease:
             shutil.rmtree(self.directory, ignore_errors=True)
         for name in ("progress.json", "owner.json"):
             (self.directory / name).unlink(missing_ok=True)
-        for emptied in (self.checkpoint.parent, self.directory):
+        with contextlib.suppress(OSError):
+            if checkpoints(self.directory):
+                stopped = {name: value for name, value in self._progress.items() if name != "beat"}
+                write_note(self.checkpoint.parent / STOPPED, stopped | {"command": sys.argv})
+        for emptied in (self.checkpoint.parent, *([] if self.is_unindexed else [self.directory])):
             with contextlib.suppress(OSError):  # a checkpoint or a submission keeps it
                 emptied.rmdir()
 
@@ -324,6 +337,7 @@ def _take_over_checkpoint(held, say):
             with contextlib.suppress(FileNotFoundError):  # taken by one who has deposed this owner
                 os.rename(left, held.checkpoint)
     held.checkpoint.mkdir(parents=True, exist_ok=True)
+    (place / STOPPED).unlink(missing_ok=True)
 
 
 class _Watch:

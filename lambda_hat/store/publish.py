@@ -137,6 +137,23 @@ def check_hash(path: Path | str) -> None:
     _check(Path(path), sha256(path))
 
 
+def check_maker(path: Path | str, what: str, actual: Any, expected: Any) -> None:
+    """See that what a stored file says of what it was made from is so.
+
+    Arguments:
+        what: the part of it, for the sentence.
+
+    Raises:
+        StoreError: where it is not.
+    """
+    if actual != expected:
+        raise damaged(
+            path,
+            f"is of something else: its {what} is {ascii(actual)[:80]}, expected {ascii(expected)[:80]}",
+            "it was copied from elsewhere, or what it was made from was replaced; move it away and run the command again",
+        )
+
+
 def _check(path, actual):
     known = hashes(path.parent)
     if path.name not in known:

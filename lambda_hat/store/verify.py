@@ -1,44 +1,74 @@
-"""Seeing that what is published is as it was published: everything that is wrong with a directory, a sentence each."""
+"""Seeing that what is published is as it was published, and belongs where it lies: everything that is wrong with a directory, a
+sentence each.
+"""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from lambda_hat.store.files import read_sealed_arrays
+from lambda_hat.store.files import damaged, open_regular, read_sealed_arrays, take_maker
 from lambda_hat.store.layout import SUMS
-from lambda_hat.store.publish import hashes, open_config, sha256
+from lambda_hat.store.publish import check_maker, hashes, open_config, read_json, sha256
 from lambda_hat.system.errors import StoreError
 
 JOINED_LATER = ("_runs.jsonl", SUMS)
 """Files of a published directory that have no line in its list of hashes; so have runs, and curvature files."""
 
 
+PARTS = {
+    "target": ("config.yaml", "meta.json", "data.npz", "params.npz"),
+    "run": ("config.yaml", "analysis.json", "trace.nc"),
+}
+"""Files that a published directory always has."""
+
+
 def damages(directory: Path | str) -> Iterator[str]:
-    """Everything that is wrong with a published directory: every file is read."""
+    """Everything that is wrong with a published directory: every file is read.
+
+    Parts that were replaced, and listed anew with their hashes, are found by what the others say of them.
+    """
     directory = Path(directory)
+    stage = "run" if directory.name.startswith("run_") else "target"
     try:
         sums = hashes(directory)
     except StoreError as error:
         yield str(error)
         return
+    wrong = set()
+    for name in PARTS[stage]:
+        if name not in sums:
+            yield f"{directory / name} is not in the list of files, {SUMS}: every {stage} has one"
     for name, expected in sums.items():
         try:
-            if sha256(directory / name) != expected:
-                yield f"{directory / name} does not match its hash"
+            if sha256(directory / name) == expected:
+                continue
+            yield f"{directory / name} does not match its hash"
         except StoreError as error:
             yield str(error)
+        wrong.add(name)
     for path in _files_below(directory):
         name = path.relative_to(directory).as_posix()
         if name in sums or name in JOINED_LATER:
             continue
-        if name.startswith("curvature_"):
-            yield from _damage_of_arrays(path)
-        else:
+        if not name.startswith("curvature_"):
             yield f"{path} was not published with its directory"
-    try:
-        open_config(directory, "run" if directory.name.startswith("run_") else "target")
-    except StoreError as error:
-        yield str(error)
+            continue
+        try:
+            _check_curvature(path, sums)
+        except StoreError as error:
+            yield str(error)
+    checks = {"config.yaml": open_config}
+    checks |= (
+        {"analysis.json": _check_run, "trace.nc": _check_trace} if stage == "run" else {"meta.json": _check_target}
+    )
+    for name, check in checks.items():
+        if wrong & {name, "analysis.json"} or name not in sums:
+            continue
+        try:
+            check(directory, stage)
+        except StoreError as error:
+            yield str(error)
 
 
 def _files_below(directory):
@@ -49,8 +79,66 @@ def _files_below(directory):
         yield from (Path(here, name) for name in sorted([*names, *links]))
 
 
-def _damage_of_arrays(path):
+def _check_curvature(path, sums):
+    maker = take_maker(path, read_sealed_arrays(path))
+    if maker is None:  # of an earlier version: nobody reads it
+        return
+    loss = path.name.removeprefix("curvature_").removesuffix(".npz")
+    expected = {"target_id": path.parent.name, "loss": loss} | {name: sums.get(name) for name in _TIED}
+    for what, value in expected.items():
+        check_maker(path, what, maker.get(what), value)
+
+
+_TIED = ("data.npz", "params.npz")
+"""Files of a target that its runs, its curvature and its meta.json name by their hashes."""
+
+
+def _check_target(directory, stage):
+    path, sums = directory / "meta.json", hashes(directory)
+    meta = read_json(path, "target_id", "hashes")
+    check_maker(path, "target_id", meta["target_id"], directory.name)
+    _check_hashes(path, meta["hashes"], sums)
+
+
+def _check_run(directory, stage):
+    path = directory / "analysis.json"
+    record = read_json(path)
+    for what, expected in _place(directory).items():
+        check_maker(path, what, record.get(what, expected), expected)
     try:
-        read_sealed_arrays(path)
-    except StoreError as error:
-        yield str(error)
+        sums = hashes(directory.parent)
+    except StoreError:  # which is the target's damage, and said of it
+        return
+    if record.get("target_hashes") is not None:
+        _check_hashes(path, record["target_hashes"], sums)
+
+
+def _check_trace(directory, stage):
+    path = directory / "trace.nc"
+    attributes, place = _attributes(path), _place(directory)
+    former = read_json(directory / "analysis.json").get("migrated_from")
+    if former is not None and attributes.get("run_id") == former:  # the draws are as they were made
+        place.pop("run_id")
+    for what, expected in place.items():
+        check_maker(path, what, attributes.get(what, expected), expected)
+
+
+def _place(directory):
+    return {"target_id": directory.parent.name, "run_id": directory.name}
+
+
+def _check_hashes(path, named: Any, sums: dict[str, str]):
+    for name in _TIED:
+        check_maker(path, f"hash of {name}", named.get(name) if isinstance(named, dict) else named, sums.get(name))
+
+
+def _attributes(path):
+    """The texts that a netCDF file says of itself."""
+    import h5py
+
+    try:
+        with open_regular(path) as raw, h5py.File(raw, "r") as file:
+            return {name: value for name, value in file.attrs.items() if isinstance(value, str)}
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise damaged(path, f"cannot be read ({text})") from error

@@ -56,6 +56,11 @@ def of_disk(error, root):
     number = error.errno or (int(named.group(1)) if named else None)
     if number not in _DISK:
         return None
+    if isinstance(error.filename, str) and not os.path.abspath(error.filename).startswith(os.path.abspath(root)):
+        return StoreError(
+            f"{error.filename}: {os.strerror(number)} ({type(error).__name__}), outside store.root={root}. What was finished is "
+            "kept; see to that place, and run the same command again."
+        )
     where = f"{error.filename}: " if error.filename else ""
     return StoreError(
         f"store.root={root}: {os.strerror(number)} ({where}{type(error).__name__}). What was finished is kept; make room or "

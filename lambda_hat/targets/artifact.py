@@ -128,11 +128,13 @@ def build(config, log, journal=None):
     truth = model.truth(config.data, config.training, start if at_teacher else params)
     meta = {
         "target_id": None,
-        "created_at": store.now(),
+        "created_at": store.created_at(),
         "code_sha": provenance.code_sha(),
         "jax_enable_x64": bool(jax.config.jax_enable_x64),
         "pkg_versions": provenance.versions(),
         "seed": config.seed,
+        "model": config.names.model or config.model.kind,
+        "data": config.names.data or config.data.kind,
         "model_cfg": config.model,
         "data_cfg": config.data,
         "training_cfg": config.training,
@@ -174,12 +176,16 @@ def read(directory, model_config, data_config):
     """Read a published target.
 
     Raises:
-        StoreError: where a file is missing or damaged.
+        StoreError: where a file is missing, damaged or another target's.
     """
     directory = Path(directory)
-    meta = store.read_json(directory / "meta.json")
+    meta = store.read_json(directory / "meta.json", "target_id", "hashes")
+    store.check_maker(directory / "meta.json", "target_id", meta["target_id"], directory.name)
     for name in ("data.npz", "params.npz"):
         store.check_hash(directory / name)
+        store.check_maker(
+            directory / name, "hash in meta.json", meta["hashes"].get(name), store.hashes(directory)[name]
+        )
     data, leaves = store.read_arrays(directory / "data.npz"), store.read_arrays(directory / "params.npz")
     model = models.build(model_config)
     shapes = jax.eval_shape(model.init, devices.key(0))
@@ -207,22 +213,29 @@ def curvature_at(target, posterior):
 
 
 def curvature(directory, target, posterior, scratch):
-    """The curvature of the posterior's loss at w0: computed once, kept with the target.
+    """The curvature of the posterior's loss at w0: computed once, kept with the target, whose id and hashes it names.
+
+    A file that names none, of an earlier version, could be any target's: the curvature is then computed anew.
 
     Arguments:
         scratch: a directory on the same file system, made where it is not there, for what is then given its name in one step.
 
     Raises:
-        StoreError: where the file is there and damaged.
+        StoreError: where the file is there and damaged, or another target's.
     """
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
     path, hidden = Path(directory) / f"curvature_{name}.npz", Path(scratch) / "curvature.npz"
+    made_from = {"target_id": target.meta["target_id"], "loss": name, **target.meta["hashes"]}
     if os.path.lexists(path):
-        return curvatures.from_arrays(store.read_sealed_arrays(path))
+        arrays = store.read_sealed_arrays(path)
+        if (maker := store.take_maker(path, arrays)) is not None:
+            for what, expected in made_from.items():
+                store.check_maker(path, what, maker.get(what), expected)
+            return curvatures.from_arrays(arrays)
     made = curvature_at(target, posterior)
     hidden.parent.mkdir(exist_ok=True)
     with open(hidden, "wb") as file:
-        store.write_sealed_arrays(file, made.to_arrays())
+        store.write_sealed_arrays(file, made.to_arrays(), made_from)
         file.flush()
         os.fsync(file.fileno())
     os.replace(hidden, path)
