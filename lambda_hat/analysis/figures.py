@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from lambda_hat.analysis import curves
 from lambda_hat.analysis.summary import Summary
 
-COLOURS = plt.get_cmap("tab10").colors
+COLOURS = plt.color_sequences["tab10"]
 
 MOST_CHAINS = len(COLOURS)
 """Chains that are drawn."""
@@ -33,14 +33,17 @@ def write_all(directory: Path, tree: xr.DataTree, summary: Summary) -> None:
         tree: the trace, as `trace.dataset` makes it.
         summary: of the run.
     """
-    llc, stats = tree["posterior"]["llc"].values, tree["sample_stats"]
-    work = (summary.fges.curvature or 0.0) + stats["gradient_evaluations"].values.sum(0)
-    corrected = curves.corrected(llc, stats["stein_curvature"].values, summary)
-    save(directory / "trace.png", _trace, llc, stats["distance2"].values, summary)
+    llc = np.asarray(tree["posterior/llc"])
+    distance2, stein, gradients = (
+        np.asarray(tree[f"sample_stats/{name}"]) for name in ("distance2", "stein_curvature", "gradient_evaluations")
+    )
+    work = (summary.fges.curvature or 0.0) + gradients.sum(0)
+    corrected = curves.corrected(llc, stein, summary)
+    save(directory / "trace.png", _trace, llc, distance2, summary)
     save(directory / "rank.png", _rank, llc, summary)
     save(directory / "running_llc.png", _running, corrected, work, summary)
-    if "energy" in stats and llc.shape[1] > 1:
-        save(directory / "energy.png", _energy, stats["energy"].values, summary)
+    if "energy" in tree["sample_stats"] and llc.shape[1] > 1:
+        save(directory / "energy.png", _energy, np.asarray(tree["sample_stats/energy"]), summary)
 
 
 def save(path: Path, draw: Callable[..., Figure], *arguments: Any) -> None:
@@ -138,8 +141,8 @@ def _energy(energy, summary):
     change = np.diff(energy, axis=1).ravel()
     level, change = level[np.isfinite(level)], change[np.isfinite(change)]
     edges = np.histogram_bin_edges(np.concatenate([level, change]), bins=60)
-    axis.hist(level, edges, density=True, alpha=0.55, color=COLOURS[0], label="energy − mean")
-    axis.hist(change, edges, density=True, alpha=0.55, color=COLOURS[1], label="change from draw to draw")
+    axis.hist(level, edges.tolist(), density=True, alpha=0.55, color=COLOURS[0], label="energy − mean")
+    axis.hist(change, edges.tolist(), density=True, alpha=0.55, color=COLOURS[1], label="change from draw to draw")
     axis.set_xlabel("energy (−log π + kinetic)")
     axis.set_ylabel("density")
     axis.set_title(_title(summary, "Energy: draws mix over energies if the two agree"), fontsize=11)

@@ -82,8 +82,18 @@ _FILTER = re.compile(r"[A-Za-z_][\w.]*=")
 _ROOT_KEYS = ("root", "store.root")
 
 
-def split(arguments: argparse.Namespace, default: Path | None = RUNS) -> tuple[Path | None, list[Filter]]:
-    """The root (`default` where none is given) and the filters of a command line.
+def split(arguments: argparse.Namespace) -> tuple[Path, list[Filter]]:
+    """The root and the filters of a command line.
+
+    Raises:
+        UserError: where there are two roots, or one is empty.
+    """
+    root, filters = given(arguments)
+    return root or RUNS, filters
+
+
+def given(arguments: argparse.Namespace) -> tuple[Path | None, list[Filter]]:
+    """The root, None where the command line names none, and the filters.
 
     Raises:
         UserError: where there are two roots, or one is empty, or a word may be a filter or a root.
@@ -99,8 +109,8 @@ def split(arguments: argparse.Namespace, default: Path | None = RUNS) -> tuple[P
         raise UserError(f"{' and '.join(roots)}: one root at a time; filters are written key=value.")
     if roots and not roots[0].strip():
         raise UserError("the root is empty: name the directory that holds targets/.")
-    chosen = [(key, _values(value)) for key, _, value in filters if key not in _ROOT_KEYS]
-    return Path(roots[0]).expanduser() if roots else default, chosen
+    chosen: list[Filter] = [(key, _values(value)) for key, _, value in filters if key not in _ROOT_KEYS]
+    return Path(roots[0]).expanduser() if roots else None, chosen
 
 
 def _unquoted(text):

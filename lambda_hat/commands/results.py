@@ -47,8 +47,8 @@ def _act(arguments):
         lines = [[*group.values, *group.statistics] for group in groups]
     else:
         header, lines = table.tidy(runs)
-    if write:
-        table.replace_file(arguments.output, lambda path: write(path, header, lines))
+    if write and (output := arguments.output):
+        table.replace_file(output, lambda path: write(path, header, lines))
         console.write(f"{len(lines)} lines, {len(header)} columns: {arguments.output}")
     elif arguments.json:
         console.write_json([dict(zip(header, line, strict=True)) for line in lines])

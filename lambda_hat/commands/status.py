@@ -39,7 +39,8 @@ def _act(arguments):
     if arguments.explain is not None:
         return _explain(explanation.find(root, arguments.explain), arguments.json)
     if arguments.diff is not None:
-        return _diff(*(explanation.find(root, name) for name in arguments.diff), arguments.json)
+        first, second = (explanation.find(root, name) for name in arguments.diff)
+        return _diff(first, second, arguments.json)
     if arguments.log is not None:
         return _log(explanation.find_log(root, arguments.log))
     root, records = console.gather(arguments)
@@ -190,7 +191,7 @@ def _cancel(records, yes):
     lines += [f"{verb} SLURM job {job}: {', '.join(names)}" for job, names in plan.jobs.items()]
     for pid, (attempt, names) in plan.processes.items():
         lines.append(
-            f"{verb} process {pid} ({shlex.join(attempt.command)}), making {', '.join(names)} and the rest of its sweep"
+            f"{verb} process {pid} ({shlex.join(attempt.command or ())}), making {', '.join(names)} and the rest of its sweep"
         )
     console.write(*lines, *([] if yes else ["nothing was stopped; add --yes"]))
     return int(yes and bool(plan.beyond))

@@ -79,7 +79,7 @@ def explain(key: str, cls: type) -> Iterator[tuple[str, str, str]]:
     """The settings of a dataclass: their dotted names, their types with ranges, and their meanings."""
     for f in fields(cls):
         hint, name = type_hints(cls)[f.name], f"{key}.{f.name}" if key else f.name
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             yield from explain(name, hint)
             continue
         if f.metadata["choices"] is None:

@@ -75,12 +75,12 @@ class Comparison(NamedTuple):
     @property
     def covered(self):
         """Whether the interval holds the exact posterior's λ̂; None where there is no formula for that."""
-        return self.low <= self.finite <= self.high if self.exact else None
+        return self.low <= self.finite <= self.high if self.exact and self.finite is not None else None
 
     @property
     def wrong(self):
         """Whether λ̂ is grossly off by a margin that its own interval excludes."""
-        if self.finite is None:
+        if self.finite is None or self.finite_error is None:
             return False
         half = (self.high - self.low) / 2
         return not abs(self.finite_error) <= GROSS and not abs(self.llc - self.finite) <= 3 * half
@@ -104,8 +104,14 @@ def compare(records: Iterable[Record], root: str | os.PathLike) -> list[Comparis
     Raises:
         StoreError: where there is none.
     """
-    known = [record for record in records if record.state == "done" and record.summary and record.summary.truth]
-    known = [record for record in known if record.summary.truth.learning_coefficient > 0]
+    known = [
+        record
+        for record in records
+        if record.state == "done"
+        and record.summary
+        and record.summary.truth
+        and record.summary.truth.learning_coefficient > 0
+    ]
     if not known:
         raise StoreError(
             f"{root}: no finished run of a target whose λ is known; make some with {program('sample')} -m "
@@ -250,7 +256,7 @@ def draw(rows, directory):
 def _styles(rows):
     import matplotlib.pyplot as plt
 
-    colours, samplers = plt.get_cmap("tab10").colors, sorted({r.sampler for r in rows})
+    colours, samplers = plt.color_sequences["tab10"], sorted({r.sampler for r in rows})
     return {
         sampler: (colours[i], "osD^v"[i % 5], 0.94 + 0.12 * i / max(1, len(samplers) - 1))
         for i, sampler in enumerate(samplers)

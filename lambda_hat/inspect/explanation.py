@@ -181,7 +181,7 @@ def _recorded_log(root, name):
         left = [record for record in scan(root) if record.attempt and name in (record.name, record.run_id)]
         if len(left) != 1:
             raise
-        return left[0].attempt.log
+        return left[0].attempt.log if left[0].attempt else None
     provenance = _record(directory).get("provenance")
     log = provenance.get("log") if isinstance(provenance, dict) else None
     return log if isinstance(log, str) else None

@@ -37,7 +37,7 @@ def varying(records: Iterable[Record], groups: Sequence[str] = tuple(NEVER_NULL)
             known = list({record.target_id: record for record in known}.values())
         kinds: dict[Any, list] = {}
         for record in known:
-            kinds.setdefault(setting(record.settings.get(KINDS.get(group))), []).append(record.settings)
+            kinds.setdefault(setting(record.settings.get(KINDS.get(group, ""))), []).append(record.settings)
         for key in setting_names(known):
             if key.partition(".")[0] == group:
                 apart = (
@@ -201,10 +201,10 @@ class Statistics(NamedTuple):
 def summarise(records: Sequence[Record]) -> Statistics:
     """Statistics of runs that estimate the same."""
     done = [record.summary for record in records if record.state == "done" and record.summary]
-    counts = [sum(each.status == word for each in done) for word in VERDICTS]
+    ok, warn, bad = (sum(each.status == word for each in done) for word in VERDICTS)
     finite = [each for each in done if each.llc_mean is not None]
     averaged = [each for each in finite if each.status != "bad"] or finite
-    means = [each.llc_mean for each in averaged]
+    means = [each.llc_mean for each in averaged if each.llc_mean is not None]
     errors, ess, rhat = (
         [value for each in averaged if (value := getattr(each, name)) is not None]
         for name in ("llc_mcse", "ess", "rhat")
@@ -212,18 +212,20 @@ def summarise(records: Sequence[Record]) -> Statistics:
     statuses = [each.status for each in averaged] or [record.word for record in records]
     worst = max(statuses, key=lambda word: (*VERDICTS, *dict.fromkeys(statuses)).index(word), default=None)
     return Statistics(
-        len({record.target_id for record in records}),
-        len(records),
-        len(done),
-        *counts,
-        worst,
-        statistics.fmean(means) if means else None,
-        statistics.stdev(means) if len(means) > 1 else None,
-        math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None,
-        statistics.median(ess) if ess else None,
-        max(rhat, default=None),
-        sum(each.total_fges for each in done),
-        sum(each.walltime_sec or 0.0 for each in done),
+        targets=len({record.target_id for record in records}),
+        runs=len(records),
+        done=len(done),
+        ok=ok,
+        warn=warn,
+        bad=bad,
+        status=worst,
+        llc_mean=statistics.fmean(means) if means else None,
+        llc_scatter=statistics.stdev(means) if len(means) > 1 else None,
+        llc_mcse=math.sqrt(statistics.fmean(error**2 for error in errors)) if errors else None,
+        ess=statistics.median(ess) if ess else None,
+        rhat=max(rhat, default=None),
+        total_fges=sum(each.total_fges for each in done),
+        walltime_sec=sum(each.walltime_sec or 0.0 for each in done),
     )
 
 
@@ -260,7 +262,7 @@ def grouped(records: Sequence[Record], keys: Sequence[str], columns: Columns) ->
     known = setting_names(records)
     readers = {key: columns[key] if key in columns else _setting_reader(resolve(key, known)) for key in keys if records}
     estimand = estimands(records)
-    cells: dict[Hashable, list[Record]] = {}
+    cells: dict[tuple[tuple, Hashable], list[Record]] = {}
     for record in records:
         values = tuple(_hashable(read(record)) for read in readers.values())
         cells.setdefault((values, estimand[record.name]), []).append(record)

@@ -303,7 +303,7 @@ def cancellation(records: Iterable[Record]) -> Cancellation:
         if (
             record.owner_is_alive and not record.is_submitted
         ):  # started by hand, perhaps inside an allocation that should live on
-            if is_ours(attempt):
+            if attempt.pid is not None and is_ours(attempt):
                 plan.processes.setdefault(attempt.pid, (attempt, []))[1].append(record.short)
             else:
                 plan.beyond.append(

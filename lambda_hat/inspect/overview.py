@@ -30,7 +30,7 @@ def shared(records: Sequence[Record], differing: Sequence[str]) -> list[tuple[st
     """Settings that all records (of a kind) have alike: pairs of a group and its settings; `differing` names the others."""
     pairs = []
     for group in NEVER_NULL:
-        kind = KINDS.get(group)
+        kind = KINDS.get(group, "")
         alike = {}
         for record in records:
             if knows(record, group):

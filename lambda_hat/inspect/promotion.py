@@ -33,16 +33,16 @@ FIGURES = {"single": ["running_llc"], "gallery": ["running_llc", "trace", "rank"
 
 
 def _newest(record):
-    return record.summary.created_at or 0.0, record.name
+    return record.result.created_at or 0.0, record.name
 
 
 def _best(record):
     """The smallest relative error among those of the best status; one without an error bar comes last."""
-    mean, error = record.summary.llc_mean, record.summary.llc_mcse
+    mean, error = record.result.llc_mean, record.result.llc_mcse
     return -VERDICTS.index(record.verdict), -abs(error / mean) if mean and error else -float("inf"), record.name
 
 
-PICKS: dict[str, Callable[[RunRecord], tuple]] = {"newest": _newest, "best": _best}
+PICKS: dict[str, Callable[[RunRecord], tuple[Any, ...]]] = {"newest": _newest, "best": _best}
 
 
 def choose(
@@ -58,7 +58,7 @@ def choose(
     Raises:
         StoreError: where there is no finished run, or the chosen one is bad.
     """
-    done = [record for record in records if record.state == "done" and record.summary]
+    done = [record for record in records if isinstance(record, RunRecord) and record.state == "done" and record.summary]
     if not done:
         raise StoreError(f"{root}: no finished run there matches, so there is nothing to promote.")
     estimand = estimands(done)

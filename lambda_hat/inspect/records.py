@@ -164,7 +164,13 @@ class Record:
     is_submitted: bool = False
     notes: list[str] = field(default_factory=list)
 
-    run_id = sampler = summary = None
+    run_id: str | None = field(default=None, init=False)
+    summary: Summary | None = field(default=None, init=False)
+
+    @property
+    def sampler(self) -> str | None:
+        """The sampler's name; a target has none."""
+        return None
 
     @property
     def name(self) -> str:
@@ -237,16 +243,25 @@ class RunRecord(Record):
     @property
     def sampler(self) -> str:
         """The sampler's name."""
-        return store.RUN_ID.fullmatch(self.run_id)[1]
+        return self.run_id.split("_")[1]
+
+    @property
+    def result(self) -> Summary:
+        """The summary of a run that is known to be finished.
+
+        Raises:
+            StoreError: where there is none.
+        """
+        if self.summary is None:
+            raise StoreError(f"{self.directory}: there is no finished run, so it has no result.")
+        return self.summary
 
     @cached_property
     def trace(self) -> "Trace":
         """The recorded draws."""
-        if self.summary is None:
-            raise StoreError(f"{self.directory}: there is no finished run, so there are no draws.")
-        path = self.directory / "trace.nc"
+        path, summary = self.directory / "trace.nc", self.result
         store.check_hash(path)
-        return Trace(path, self.summary.chains, self.summary.draws, self.summary.p)
+        return Trace(path, summary.chains, summary.draws, summary.p)
 
     @cached_property
     def target(self) -> TargetRecord:
@@ -280,7 +295,8 @@ def open_run(path: str | os.PathLike) -> RunRecord:
         StoreError: where there is none, or it is damaged.
     """
     directory = _published(path, store.RUN_ID, "run")
-    return _opened(read_run(read_target(directory.parent), directory.name))
+    target = read_target(directory.parent)
+    return _opened(target and read_run(target, directory.name))
 
 
 def _published(path, pattern, what):

@@ -5,7 +5,7 @@ failure, and leftovers. Every number shown comes out of a file that matches its 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +28,8 @@ from lambda_hat.system.errors import StoreError
 THREADS, BLOCK = 16, 20
 """Threads that read, and how many directories each takes at a time: a shared file system takes a millisecond for each file."""
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def scan(root: str | os.PathLike) -> list[Record]:
@@ -100,7 +101,7 @@ def _stranger(cls, directory, **names):
     return cls(state="damaged", directory=directory, notes=[f"{directory} is a {what}; move it away."], **names)
 
 
-def _many(act: Callable[[A], B], values: Sequence[A]) -> list[B]:
+def _many(act: Callable[[A], B], values: Iterable[A]) -> list[B]:
     """`act` of each value, in their order, by many threads."""
     values = list(values)
     blocks = [values[first : first + BLOCK] for first in range(0, len(values), BLOCK)]

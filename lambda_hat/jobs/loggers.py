@@ -57,16 +57,16 @@ class Guarded:
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None and self.logger is not None:
-            self._try(self._finish)
-        if self.logger is not None:
-            self._try(lambda: self.logger.close(failed=kind is not None))
+        if kind is None and (logger := self.logger) is not None:
+            self._try(lambda: self._finish(logger))
+        if (logger := self.logger) is not None:
+            self._try(lambda: logger.close(failed=kind is not None))
 
     def __call__(self, report):
         """Log a report, which is what progress.json says."""
-        if self.logger is not None and report.get("phase") == "sample":
+        if (logger := self.logger) is not None and report.get("phase") == "sample":
             values = {key: report[key] for key in SERIES if _is_number(report.get(key))}
-            self._try(lambda: self.logger.series(values, report["draw"]))
+            self._try(lambda: logger.series(values, report["draw"]))
 
     def _open(self):
         job = self._job
@@ -77,9 +77,9 @@ class Guarded:
         }
         self.logger = self._make(job.config.logger, job.paths.name("run"), settings)
 
-    def _finish(self):
+    def _finish(self, logger):
         summary = Summary.read(self._job.paths.run)
-        self.logger.summary(summary.logged(), {"status": summary.status, "directory": os.fspath(self._job.paths.run)})
+        logger.summary(summary.logged(), {"status": summary.status, "directory": os.fspath(self._job.paths.run)})
 
     def _try(self, do):
         try:
@@ -121,7 +121,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, config, name, settings):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
             project=config.project,
@@ -148,15 +148,15 @@ class _MLflow:
     def __init__(self, config, name, settings):
         if "://" not in config.tracking_uri:  # a directory of plain files, which MLflow wants to be asked for
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        from mlflow import MlflowClient
-        from mlflow.entities import Param
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient(tracking_uri=config.tracking_uri)
         self._id = self._client.create_run(self._experiment(config.experiment), run_name=name).info.run_id
         self._client.log_batch(self._id, params=[Param(key, str(value)) for key, value in settings.items()])
 
     def _experiment(self, name):
-        from mlflow.exceptions import MlflowException
+        from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
         found = self._client.get_experiment_by_name(name)
         if found is not None:

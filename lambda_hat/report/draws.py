@@ -45,8 +45,8 @@ def read(record: RunRecord) -> Draws:
     llc = np.where(np.abs(llc) < LARGEST, llc, np.nan)
     if not (np.all(np.abs(gradients) < LARGEST) and np.all(np.abs(seconds) < LARGEST)):
         raise StoreError(f"{record.directory / 'trace.nc'}: its work is not finite; rerun with force=true.")
-    adapting = (record.summary.timings_sec or {}).get("adapt", 0.0)
-    curvature = record.summary.fges.curvature or 0.0
+    adapting = (record.result.timings_sec or {}).get("adapt", 0.0)
+    curvature = record.result.fges.curvature or 0.0
     return Draws(llc.astype(float), curvature + gradients.astype(float).sum(0), adapting + seconds.astype(float))
 
 

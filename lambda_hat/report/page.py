@@ -73,7 +73,7 @@ class _Context:
 
     def css(self, record: Record) -> str:
         """The class that gives a run's sampler its colour."""
-        return f"s{self.samplers.index(record.sampler) % 8}"
+        return f"s{self.samplers.index(record.sampler or '') % 8}"
 
     def link(self, directory: Path, text: str) -> str:
         """A link to something in the store, or its name alone where there is nothing."""

@@ -34,7 +34,7 @@ def label(record: RunRecord, keys: Sequence[str]) -> str:
 
 def described(record: RunRecord, keys: Sequence[str]) -> str:
     """A run's result in a line, shown when the pointer is on its mark."""
-    summary = record.summary
+    summary = record.result
     estimate = formats.estimate(summary.llc_mean, summary.llc_mcse)
     return f"{label(record, keys)}: {estimate} {formats.interval(*summary.llc_interval95)} {record.word}"
 
@@ -42,9 +42,8 @@ def described(record: RunRecord, keys: Sequence[str]) -> str:
 def known(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     """Values of the exact posterior's λ̂, and of λ, that figures show as lines."""
     truths = [record.summary.truth for record in records if record.summary and record.summary.truth]
-    return sorted({truth.finite for truth in truths} - {None})[:3], sorted(
-        {truth.learning_coefficient for truth in truths}
-    )
+    finite = {truth.finite for truth in truths if truth.finite is not None}
+    return sorted(finite)[:3], sorted({truth.learning_coefficient for truth in truths})
 
 
 def _range(values, margin=0.06):
@@ -57,14 +56,14 @@ def _range(values, margin=0.06):
 def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) -> str:
     """λ̂ of each run with its interval, and known values; runs that are not ok are marked by their status."""
     finite, truths = known(records)
-    ends = [end for record in records for end in record.summary.llc_interval95]
+    ends = [end for record in records for end in record.result.llc_interval95]
     names = [(-i, _short(label(record, keys))) for i, record in enumerate(records)]
     if len(records) > MOST_NAMED:  # the first of each sampler alone
         first = (i for i, record in enumerate(records) if i == 0 or records[i - 1].sampler != record.sampler)
         names = [(-i, records[i].sampler) for i in first]
     height = 17 * len(records) if len(records) <= MOST_NAMED else max(17 * MOST_NAMED, 4 * len(records))
     plot = svg.Plot(
-        _range([*ends, *finite, *truths, *(record.summary.llc_mean for record in records)]),
+        _range([*ends, *finite, *truths, *(record.result.llc_mean for record in records)]),
         (0.6 - len(records), 0.6),
         xlabel="λ̂",
         height=60 + int(height),
@@ -73,11 +72,11 @@ def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) 
     )
     _mark_known(plot.down, finite, truths)
     for i, record in enumerate(records):
-        low, high = record.summary.llc_interval95
+        low, high = record.result.llc_interval95
         css, text = f"{context.css(record)} {record.verdict}", described(record, keys)
         if low is not None and high is not None:
             plot.interval(low, high, -i, css, text)
-        (plot.cross if record.verdict == "bad" else plot.point)(record.summary.llc_mean, -i, css, text)
+        (plot.cross if record.verdict == "bad" else plot.point)(record.result.llc_mean, -i, css, text)
     statuses = {record.verdict for record in records}
     marks = [text for status, text in (("warn", "hollow: warn"), ("bad", "cross: bad")) if status in statuses]
     note = f'<p class="note">{", ".join(marks)}</p>' if marks else ""
@@ -118,7 +117,7 @@ def work(records: Sequence[RunRecord], context: Context) -> str:
     """One dot for each run: gradients on the left, seconds on the right."""
     drawings = []
     for i, label in enumerate(("MCSE² × full-data gradients", "MCSE² × seconds")):
-        values = [(record, record.summary.llc_mcse**2 * spent(record)[i]) for record in records]
+        values = [(record, (record.result.llc_mcse or 0.0) ** 2 * spent(record)[i]) for record in records]
         values = [(record, value) for record, value in values if 1e-100 < value < 1e100]
         if not values:
             continue
@@ -156,7 +155,7 @@ def trace(record: RunRecord, draws: traces.Draws) -> str:
     )
     for c, chain in enumerate(chains[:8]):
         plot.line(at, chain, f"thin c{c}", f"chain {c}")
-    plot.across(record.summary.llc_mean, "mean", f"λ̂ = {record.summary.llc_mean:.5g}")
+    plot.across(record.result.llc_mean, "mean", f"λ̂ = {record.result.llc_mean:.5g}")
     return plot.svg(f"Trace of {len(chains)} chains")
 
 

@@ -77,7 +77,8 @@ class Plot:
     def __init__(self, x, y, *, xlabel, ylabel="", height=230, left=50, xlog=False, names=None):
         self._width, self._height = WIDTH - left - RIGHT, height - TOP - BOTTOM
         self._left, self._labels, self._names = left, (xlabel, ylabel), names
-        self.x, self.y = Axis(*x, self._width, xlog), Axis(*y, self._height)
+        (left_end, right_end), (lower, upper) = x, y
+        self.x, self.y = Axis(left_end, right_end, self._width, xlog), Axis(lower, upper, self._height)
         self._marks = []
 
     def _at(self, x, y):

@@ -61,7 +61,7 @@ def version_of(stage: str, values: Iterable[Any], name: str) -> int | None:
 
 def plain(value: Any) -> Any:
     """Dataclasses as dictionaries, wherever they stand in nested dictionaries."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 

@@ -70,7 +70,7 @@ def listen(before_exit=tell):
         if number == signal.SIGINT and signal.getsignal(number) is signal.SIG_IGN:
             continue  # in the background of a shell
         signal.signal(number, lambda *_: None)  # the byte in the pipe is what counts
-    threading.Thread(target=_watch, daemon=True).start()
+    threading.Thread(target=_watch, args=(_reader,), daemon=True).start()
 
 
 def check():
@@ -106,9 +106,9 @@ def saving(save):
 _before_exit = tell
 
 
-def _watch():
+def _watch(reader):
     while True:
-        (number,) = os.read(_reader, 1)
+        (number,) = os.read(reader, 1)
         if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
             continue
         if number == signal.SIGINT and _asked.is_set():

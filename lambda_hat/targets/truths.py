@@ -37,7 +37,7 @@ def regular(directions):
 
 def monomial(powers):
     """Truth of L = ½ Σ |w_i|^(p_i) at the origin: λ = Σ 1/p_i, m = 1 (each coordinate adds its own)."""
-    total = sum(1 / Fraction(power).limit_denominator(10**6) for power in powers)
+    total = sum((1 / Fraction(power).limit_denominator(10**6) for power in powers), Fraction(0))
     return Truth(total, 1, "sum of monomials (Watanabe 2009)")
 
 
