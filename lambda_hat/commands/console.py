@@ -147,7 +147,7 @@ def gather(arguments: argparse.Namespace) -> tuple[Path, list[Record]]:
     if arguments.sweep:
         from lambda_hat.commands import sweep
 
-        root, records = sweep.records(arguments.sweep, split(arguments, None)[0])
+        root, records = sweep.records(arguments.sweep, given(arguments)[0])
         known = {record.name: record for record in scan(root)} if root.is_dir() else {}
         records = [known.get(record.name, record) for record in records]
     else:
