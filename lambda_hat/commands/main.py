@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lambda_hat.config import KINDS, Resources, Runtime, Store, hydra_glue, launcher, messages, options, overrides
 from lambda_hat.config.fields import explain
 from lambda_hat.config.options import conf_directory
+from lambda_hat.launch import combinations
 from lambda_hat.system import stopping, terminal
 from lambda_hat.system.errors import ConfigError, Stopped, UserError
 
@@ -43,7 +44,7 @@ def _main(stage):
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
             hydra_glue.name_choices(cfg, HydraConfig.get().runtime.choices)
-            sys.exit(launcher.run_all(stage, [(lambda: cfg, words)], HydraConfig.get()))
+            sys.exit(combinations.run_all(stage, [(lambda: cfg, words)], HydraConfig.get()))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))
 

@@ -201,21 +201,3 @@ def _problems(options):
                 f"hydra.launcher.signal_delay_s must be less than the job's time, {60 * options.timeout_min:g} s; "
                 f"got {options.signal_delay_s}: the job would be told to stop as it starts."
             )
-
-
-def run_all(stage, combinations, hydra):
-    """Make what is missing of these combinations where `hydra.launcher` says; returns the exit code.
-
-    Arguments:
-        stage: `target` or `run`.
-        combinations: pairs of a function that composes the configuration and the command line's overrides.
-        hydra: the composed `hydra`.
-    """
-    options = of(hydra)
-    if isinstance(options, Slurm):
-        from lambda_hat.launch import cluster
-
-        return cluster.run_all(stage, combinations, options)
-    from lambda_hat.launch import local
-
-    return local.run_all(stage, combinations, options)

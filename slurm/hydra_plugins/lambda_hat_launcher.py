@@ -39,19 +39,19 @@ class HereLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides, initial_job_idx):
-        """Exit with the code of `lambda_hat.config.launcher.run_all`."""
+        """Exit with the code of `lambda_hat.launch.combinations.run_all`."""
         import sys
 
         from hydra.core.utils import configure_log, setup_globals
 
-        from lambda_hat.config import launcher as options
+        from lambda_hat.launch.combinations import run_all
         from lambda_hat.launch.compose import Composer
 
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         compose = Composer(self.hydra_context.config_loader, self.config)
         combinations = [(partial(compose, words), words) for words in job_overrides]
-        sys.exit(options.run_all(self.task_function.stage, combinations, self.config.hydra))
+        sys.exit(run_all(self.task_function.stage, combinations, self.config.hydra))
 
 
 class LocalLauncher(HereLauncher, submitit_launcher.LocalLauncher):
