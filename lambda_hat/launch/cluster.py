@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from lambda_hat.launch import frozen, plan, slurm
+from lambda_hat.launch import frozen, plan, slurm, watch
 from lambda_hat.launch.arrays import arrays, request
 from lambda_hat.system.errors import ConfigError, StoreError
 
@@ -47,8 +47,6 @@ def run_all(stage, combinations, options):
         ConfigError: naming every combination that cannot be run; then nothing has been submitted.
         SlurmError: where SLURM refuses; then nothing is left submitted.
     """
-    from lambda_hat.launch import watch
-
     items = plan.checked(stage, combinations)
     for item in items:
         request(item, options)
@@ -72,7 +70,7 @@ def run_all(stage, combinations, options):
     code = plan.tell_results(found.done)
     waiting = [*submitted, *_others(found, submitted)]
     if submitted:
-        log.info(how_to_go_on(submitted))
+        log.info(watch.how_to_go_on(submitted))
     if options.wait and waiting:
         return code | watch.follow(waiting, options)
     return code
@@ -265,12 +263,6 @@ def _tell(array, job, after):
     jobs = f" in {len(array.packs)} jobs" if len(array.packs) > 1 else ""
     waits = sorted({one.partition("_")[0] for one in after.split(":") if one[0].isdigit()}) if after else []
     log.info("job %s: %s%s%s", job, what, jobs, f", after {' '.join(waits)}" if waits else "")
-
-
-def how_to_go_on(submitted):
-    """What to type to follow jobs, to cancel them, and to see what has come out."""
-    jobs = sorted({one.slurm_job.partition("_")[0] for one in submitted if one.slurm_job}, key=int)
-    return f"follow: squeue -r -j {','.join(jobs)}   cancel: scancel {' '.join(jobs)}   results: the same command again"
 
 
 def _show(wanted, folder, item, options):

@@ -66,13 +66,17 @@ def follow(waiting, options):
             if watch.open:
                 time.sleep(options.poll_s)
     except KeyboardInterrupt:
-        from lambda_hat.launch.cluster import how_to_go_on
-
-        print(f"Left alone: {len(watch.open)} go on without us.", file=sys.stderr)
+        print(f"Left alone: {len(watch.open)} keep running.", file=sys.stderr)
         print(how_to_go_on(watch.open), file=sys.stderr)
         return 130
     watch.conclude()
     return int(bool(watch.failures) or bool(watch.kept_back) or watch.bad)
+
+
+def how_to_go_on(submitted):
+    """What to type to follow jobs, to cancel them, and to see what has come out."""
+    jobs = sorted({job.slurm_job.partition("_")[0] for job in submitted if job.slurm_job}, key=int)
+    return f"follow: squeue -r -j {','.join(jobs)}   cancel: scancel {' '.join(jobs)}   results: the same command again"
 
 
 class _Watch:
