@@ -20,7 +20,7 @@ def test_every_option_of_every_group_composes_and_can_be_run(compose, group, opt
     configs.check(compose(f"{group}={option}"))
 
 
-UNHASHED = [configs.Store, configs.Runtime, configs.Request, configs.Resources, options.Local, options.Slurm]
+UNHASHED = [configs.Store, configs.Runtime, configs.Request, configs.Resources]
 
 
 @pytest.mark.parametrize("cls", [*CLASSES, *UNHASHED, configs.Config], ids=lambda c: c.__name__)
@@ -28,6 +28,12 @@ def test_every_setting_has_a_meaning_and_no_default(cls):
     for f in dataclasses.fields(cls):
         assert f.metadata.get("meaning"), f.name
         assert f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING, f.name
+
+
+@pytest.mark.parametrize("cls", [options.Here, options.Local, options.Slurm], ids=lambda c: c.__name__)
+def test_every_option_of_a_launcher_has_a_meaning(cls):
+    """They have defaults in their classes, as those of hydra-submitit-launcher have, from which they inherit."""
+    assert [f.name for f in dataclasses.fields(cls) if not f.metadata.get("meaning")] == []
 
 
 def test_every_class_is_reached_from_conf(compose):
