@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -15,9 +16,25 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / "co
 CLASSES = [cls for kinds in configs.KINDS.values() for cls in kinds.values()]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """What options that take a user's file need beside their name."""
+    x = np.zeros((5, 8))
+    pairs, weights = (tmp_path_factory.mktemp("given") / f"{name}.npz" for name in ("xy", "w"))
+    np.savez(pairs, X=x, Y=x[:, :1])
+    np.savez(weights, w=x)
+    (pairs.parent / "net.py").write_text("def make(): ...")
+    own = (f"data.path={pairs}", "data.noise_scale=1")
+    return {
+        ("data", "file"): own,
+        ("model", "custom"): (f"model.source={pairs.parent / 'net.py'}:make", "data=file", *own),
+        ("training", "given"): (f"training.path={weights}",),
+    }
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_of_every_group_composes_and_can_be_run(compose, group, option):
-    configs.check(compose(f"{group}={option}"))
+def test_every_option_of_every_group_composes_and_can_be_run(compose, files, group, option):
+    configs.check(compose(f"{group}={option}", *files.get((group, option), ())))
 
 
 UNHASHED = [configs.Store, configs.Runtime, configs.Request, configs.Resources]
@@ -36,8 +53,10 @@ def test_every_option_of_a_launcher_has_a_meaning(cls):
     assert [f.name for f in dataclasses.fields(cls) if not f.metadata.get("meaning")] == []
 
 
-def test_every_class_is_reached_from_conf(compose):
-    reached = {type(getattr(compose(f"{group}={option}"), group)) for group, option in OPTIONS}
+def test_every_class_is_reached_from_conf(compose, files):
+    reached = {
+        type(getattr(compose(f"{group}={option}", *files.get((group, option), ())), group)) for group, option in OPTIONS
+    }
     assert reached == set(CLASSES)
 
 

@@ -9,13 +9,14 @@ class a configuration belongs to. No setting has a default here.
     hydra_glue  where Hydra and OmegaConf end
 """
 
-from lambda_hat.config.data import Data, Digits, TeacherData
+from lambda_hat.config.data import Data, Digits, FileData, TeacherData
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import (
     ACTIVATIONS,
     INITS,
     MLP,
     Analytic,
+    Custom,
     DeepLinear,
     Model,
     Monomial,
@@ -36,7 +37,7 @@ from lambda_hat.config.runtime import (
     WandB,
 )
 from lambda_hat.config.sampler import HMC, MCLMC, SGLD, Drawing, Laplace, Sampling
-from lambda_hat.config.training import Descent, FromTeacher, Training
+from lambda_hat.config.training import Descent, FromTeacher, Given, Training
 from lambda_hat.config.whole import HASHED, KINDS, Config, check, problems, range_problems
 
 __all__ = [
@@ -50,12 +51,15 @@ __all__ = [
     "SGLD",
     "Analytic",
     "Config",
+    "Custom",
     "Data",
     "DeepLinear",
     "Descent",
     "Digits",
     "Drawing",
+    "FileData",
     "FromTeacher",
+    "Given",
     "Laplace",
     "Logger",
     "MLflow",

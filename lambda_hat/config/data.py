@@ -3,12 +3,14 @@
 A kind of data is a subclass of `Data` here, what draws it (lambda_hat/targets/data.py), and a file in conf/data.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import ACTIVATIONS, Network
+from lambda_hat.store import given
 
 if TYPE_CHECKING:
     from lambda_hat.config.whole import Config
@@ -22,14 +24,18 @@ class Data:
         n_data: number of pairs n.
         sizes: numbers of inputs and outputs that the pairs have; None = as many as the model.
         classes: whether labels are class numbers.
+        noise_scale: σ of real-valued labels, or `residual`; None where none is stated.
         has_teacher: whether labels come from a teacher network, whose parameters w0 can be.
+        is_own: whether a user brings it, so that it is tried before work begins.
     """
 
     kind: str
     n_data: int
     sizes: tuple[int, int] | None = None
     classes: bool = False
+    noise_scale: float | int | str | None = None
     has_teacher: bool = False
+    is_own = False
 
     def problems(self, whole: "Config") -> Iterator[str]:
         """Reasons why it cannot be run with the rest of the configuration, a sentence each."""
@@ -127,3 +133,117 @@ class Digits(Data):
 
     sizes = (64, 10)
     classes = True
+
+
+@dataclass(frozen=True)
+class FileData(Data):
+    """Pairs from a file: named after what is in it, wherever it lies.
+
+    What a path names is looked at when the configuration is made, and `sha256`, `n_data` and `labels` filled in; a
+    configuration that has them already keeps them, and the file must still be the same when it is read.
+    """
+
+    kind: str = setting("where the pairs come from", choices=("file",))
+    path: str | None = setting(
+        ".npz with arrays X and Y, .npy with X, or .csv or .parquet with columns of numbers", hashed=False
+    )
+    labels_path: str | None = setting("with path=x.npy: .npy with Y", hashed=False)
+    target: str | None = setting("column of a table that is the labels; all others are inputs")
+    labels: str | None = setting(
+        "classes (cross-entropy) or real (regression); null = integers and words are classes",
+        choices=("classes", "real"),
+    )
+    noise_scale: float | int | str | None = setting(
+        "σ of real-valued labels, which sets the temperature and so λ̂: a number, or residual for σ² = mean squared residual "
+        "at w0; null where posterior.loss needs none"
+    )
+    n_data: int | None = setting("number of pairs n, a random subset; null = all, in their order", ge=2, le=10**9)
+    sha256: str | None = setting("hash of the file; null = as it is now")
+    labels_sha256: str | None = setting("hash of the file of labels; null = as it is now")
+
+    is_own = True
+
+    def __post_init__(self):
+        for name in ("path", "labels_path"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.abspath(path))
+        if isinstance(self.noise_scale, int) and not isinstance(self.noise_scale, bool):
+            object.__setattr__(self, "noise_scale", float(self.noise_scale))
+        if self.path is not None and self.sha256 is None:
+            facts = self.facts()
+            of_file = {
+                "sha256": facts.sha256[0],
+                "labels_sha256": facts.sha256[1],
+                "n_data": facts.x_shape[0] if self.n_data is None else self.n_data,
+                "labels": self.labels or ("classes" if facts.integer else "real"),
+            }
+            for name, value in of_file.items():
+                object.__setattr__(self, name, value)
+
+    def facts(self) -> given.Facts:
+        """Shapes and ranges of what the file holds.
+
+        Raises:
+            ConfigError: where it holds no data set, or another one than the configuration was made for.
+        """
+        assert self.path is not None
+        if self.sha256 is not None:
+            given.refuse_changed(self.path, "data.path", self.sha256)
+        if self.labels_path is not None and self.labels_sha256 is not None:
+            given.refuse_changed(self.labels_path, "data.labels_path", self.labels_sha256)
+        return given.facts(self.path, self.labels_path, self.target)
+
+    @property
+    def classes(self):
+        return self.labels == "classes"
+
+    def problems(self, whole):
+        facts = None if self.path is None else self.facts()
+        if facts is not None and self.classes and not facts.integer:
+            yield f"data.labels=classes needs integers, and the labels of data.path={self.path} are floats."
+            return
+        if isinstance(self.noise_scale, str) and self.noise_scale != "residual":
+            yield f"data.noise_scale must be a positive number or residual; got {self.noise_scale}."
+        elif isinstance(self.noise_scale, float) and not 0 < self.noise_scale <= 1e6:
+            yield f"data.noise_scale must be > 0 and ≤ 1e+06; got {self.noise_scale}."
+        elif self.classes and self.noise_scale is not None:
+            yield f"data.noise_scale has no use with labels that are classes; leave it null. Got {self.noise_scale}."
+        elif not self.classes and self.noise_scale is None and whole.posterior.loss != "mse":
+            yield (
+                "data.noise_scale is missing: real-valued labels need σ, which sets the temperature and so λ̂. Give a number, or "
+                "residual for σ² = the mean squared residual at w0; or take posterior.loss=mse."
+            )
+        if self.classes and whole.posterior.loss != "nll":
+            yield (
+                "posterior.loss must be nll (cross-entropy) where labels are classes; got "
+                f"{whole.posterior.loss}. Set data.labels=real for a regression."
+            )
+        if facts is not None:
+            yield from self._problems_of_shape(whole, facts)
+
+    def _problems_of_shape(self, whole, facts):
+        n = facts.x_shape[0]
+        if self.n_data is not None and self.n_data > n:
+            yield f"data.n_data must be ≤ {n}, the pairs that data.path={self.path} holds; got {self.n_data}."
+        if self.classes and facts.least < 0:
+            yield f"data.path={self.path}: class numbers must be ≥ 0; got {facts.least:g}."
+        if isinstance(whole.model, Network):
+            yield from self._problems_of_layers(whole.model, facts)
+
+    def _problems_of_layers(self, model, facts):
+        inputs, outputs = facts.x_shape[1:], facts.y_shape[1:] or (1,)
+        if inputs != (model.in_dim,):
+            wanted = f"model.in_dim={inputs[0]}" if len(inputs) == 1 else "one number for each input, or model=custom"
+            yield f"data.path={self.path} has inputs of shape {inputs} and needs {wanted}; got model.in_dim={model.in_dim}."
+        if not self.classes and outputs != (model.out_dim,):
+            yield (
+                f"data.path={self.path} has labels of shape {outputs} and needs as many outputs; got "
+                f"model.out_dim={model.out_dim}."
+            )
+        if self.classes and outputs != (1,):
+            yield f"data.path={self.path} has class numbers of shape {outputs} for each input, which needs model=custom."
+        elif self.classes and facts.largest >= model.out_dim:
+            yield (
+                f"data.path={self.path} has class numbers up to {facts.largest:g} and needs model.out_dim ≥ "
+                f"{facts.largest + 1:g}; got {model.out_dim}."
+            )

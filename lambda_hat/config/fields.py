@@ -20,6 +20,7 @@ def setting(
     le: float | None = None,
     choices: tuple[str, ...] | None = None,
     nonempty: bool = False,
+    hashed: bool = True,
 ) -> Any:
     """A dataclass field with its meaning and its range, which holds for every entry of a list; null is always in it.
 
@@ -28,8 +29,10 @@ def setting(
         gt, ge, lt, le: bounds: greater than, at least, less than, at most.
         choices: the words that it may be.
         nonempty: whether an empty word or list is refused.
+        hashed: whether it is part of what results are named after; a path is not, what the file holds is.
     """
-    return field(metadata=dict(meaning=meaning, gt=gt, ge=ge, lt=lt, le=le, choices=choices, nonempty=nonempty))
+    limits = dict(gt=gt, ge=ge, lt=lt, le=le, choices=choices)
+    return field(metadata=dict(meaning=meaning, nonempty=nonempty, hashed=hashed, **limits))
 
 
 def kinds(base: type) -> dict[str, type]:
@@ -103,6 +106,8 @@ def conforms(value: Any, hint: Any) -> bool:
         return isinstance(value, dict)
     if get_origin(hint) is list:
         return isinstance(value, (list, tuple)) and all(conforms(entry, get_args(hint)[0]) for entry in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -117,6 +122,8 @@ def describe_type(hint: Any) -> str:
         return " or ".join(map(describe_type, parts))
     if get_origin(hint) is list:
         return {int: "a list such as [16,16]", float: "a list such as [0.5,2.0]"}.get(parts[0], "a list such as [a,b]")
+    if get_origin(hint) is dict:
+        return "settings by name such as {width: 32}"
     return SCALARS.get(hint, "a group of settings")
 
 

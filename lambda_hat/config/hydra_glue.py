@@ -95,8 +95,9 @@ def group_from_plain(group, plain):
     kind = group if group in kinds else plain.get("name" if group in ("sampler", "logger") else "kind")
     if kind not in kinds:
         raise ConfigError(f"{group}: unknown kind {kind!r}; expected one of {', '.join(kinds)}.")
+    absent = {f.name: None for f in fields(kinds[kind]) if not f.metadata["hashed"]}
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), plain))
+        return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), absent | plain))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group}: {messages.of(error)}") from error
 
@@ -136,10 +137,4 @@ def _schema(cls):
 
 
 def _digest(stage, *nodes):
-    return store.digest(
-        stage,
-        [
-            OmegaConf.to_container(n, resolve=True, throw_on_missing=True) if OmegaConf.is_config(n) else n
-            for n in nodes
-        ],
-    )
+    return store.digest(stage, [OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for node in nodes])

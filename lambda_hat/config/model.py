@@ -8,9 +8,12 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lambda_hat.config import source as sources
 from lambda_hat.config.fields import setting
+from lambda_hat.store import given
+from lambda_hat.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from lambda_hat.config.whole import Config
@@ -24,17 +27,19 @@ class Model:
 
     Attributes:
         kind: the family's name.
+        is_own: whether a user brings it, so that it is tried before work begins.
     """
 
     kind: str
+    is_own = False
 
     def layers(self) -> tuple[int, ...] | None:
         """Units of each layer, inputs and outputs included; None where the model has no layers of units."""
         return None
 
     @abstractmethod
-    def parameters(self) -> int:
-        """Number of parameters p."""
+    def parameters(self) -> int | None:
+        """Number of parameters p; None where only the model itself tells."""
         raise NotImplementedError
 
     def problems(self, whole: "Config") -> Iterator[str]:
@@ -204,3 +209,59 @@ class Monomial(Analytic):
 
     def parameters(self):
         return len(self.powers)
+
+
+@dataclass(frozen=True)
+class Custom(Model):
+    """A network of the user's own: what a callable in a source file returns. Named after the text of that file.
+
+    What the source imports is not hashed; versions of the frameworks are recorded. Options are typed by the callable's
+    signature where it says a type, else taken as written.
+    """
+
+    kind: str = setting("the family", choices=("custom",))
+    source: str | None = setting(
+        "a file or an importable module, and a callable in it that returns a Flax, Equinox or Haiku model, a torch module or a "
+        "pair (init, apply): net.py:make",
+        hashed=False,
+    )
+    callable: str | None = setting("the callable; null = as source says")
+    options: Any = setting("what the callable is given, by its own names: {width: 32}; null = nothing")
+    sha256: str | None = setting("hash of the source file; null = as it is now")
+
+    is_own = True
+
+    def __post_init__(self):
+        if self.source is None:
+            return
+        found = sources.locate(self.source)
+        if not isinstance(self.options, dict | None):
+            raise ConfigError(f"model.options must be settings by name, such as {{width: 32}}; got {self.options}.")
+        if found.module is None:
+            object.__setattr__(self, "source", f"{found.path}:{found.name}")
+        if self.sha256 is None:
+            object.__setattr__(self, "sha256", given.sha256(found.path, "model.source"))
+            object.__setattr__(self, "options", sources.typed(found, self.options or {}))
+        object.__setattr__(self, "callable", found.name)
+
+    def located(self) -> sources.Source:
+        """The source, which must be the one that this was made for.
+
+        Raises:
+            ConfigError: where it is not named, or has changed.
+        """
+        if self.source is None:
+            raise ConfigError(
+                f"model=custom needs the source whose sha256 is {str(self.sha256)[:12]}…, which is imported only where the "
+                f"command line names it: add model=custom model.source=net.py:{self.callable}."
+            )
+        found = sources.locate(self.source)
+        given.refuse_changed(found.path, "model.source", self.sha256)
+        return found
+
+    def parameters(self):
+        return None
+
+    def problems(self, whole):
+        if not whole.data.is_own and whole.data.sizes is None:
+            yield f"model=custom needs data of its own, and data={whole.data.kind} draws none for it; use data=file."

@@ -17,8 +17,8 @@ def layers(config: Model) -> tuple[int, ...] | None:
     return config.layers()
 
 
-def parameters(config: Model) -> int:
-    """Number of parameters p of a model."""
+def parameters(config: Model) -> int | None:
+    """Number of parameters p of a model; None where only the model itself tells."""
     return config.parameters()
 
 

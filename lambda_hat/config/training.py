@@ -1,11 +1,13 @@
 """Training: where w0 comes from."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_hat.config.fields import setting
-from lambda_hat.config.model import Network
+from lambda_hat.config.model import Analytic, Network
+from lambda_hat.store import given
 
 if TYPE_CHECKING:
     from lambda_hat.config.whole import Config
@@ -16,9 +18,11 @@ class Training:
 
     Attributes:
         kind: where w0 comes from.
+        is_own: whether a user brings it, so that it is tried before work begins.
     """
 
     kind: str
+    is_own = False
 
     def problems(self, whole: "Config") -> Iterator[str]:
         """Reasons why it cannot be run with the rest of the configuration, a sentence each."""
@@ -82,3 +86,46 @@ class FromTeacher(Training):
                     "training=teacher takes the teacher's parameters as the model's, so both need the same widths and "
                     "activation: set data.teacher_widths=null and data.teacher_activation=null, or use training=adam."
                 )
+
+
+@dataclass(frozen=True)
+class Given(Training):
+    """w0 is what a file holds, as it is; polished only if asked. What a local descent would gain is reported."""
+
+    kind: str = setting("where w0 comes from", choices=("given",))
+    path: str | None = setting(
+        ".npz or .safetensors with an array for each parameter, by its name: layer0.weight; a torch state_dict's 0.weight",
+        hashed=False,
+    )
+    polish_steps: int = setting("most quasi-Newton iterations of a polish", ge=0, le=10**6)
+    polish_localization: float = setting(
+        "localization γ of the local descent, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
+        gt=0,
+        le=1e12,
+    )
+    polish_tolerance: float = setting(
+        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
+    )
+    sha256: str | None = setting("hash of the file; null = as it is now")
+
+    is_own = True
+
+    def __post_init__(self):
+        if self.path is not None:
+            object.__setattr__(self, "path", os.path.abspath(self.path))
+            if self.sha256 is None:
+                object.__setattr__(self, "sha256", given.sha256(self.path, "training.path"))
+
+    def weights(self):
+        """The arrays of the file by name.
+
+        Raises:
+            ConfigError: where it holds none, or has changed since the configuration was made.
+        """
+        assert self.path is not None
+        given.refuse_changed(self.path, "training.path", self.sha256)
+        return given.named_arrays(self.path, "training.path")
+
+    def problems(self, whole):
+        if isinstance(whole.model, Analytic):
+            yield f"training=given has no use with model={whole.model.kind}, whose w0 is its minimum; use training=adam."

@@ -300,7 +300,7 @@ def _of_network(apply, params, x, y, posterior, noise_scale, log_likelihood) -> 
     x, y = custom.check_arrays(x, y)
     network = custom.CustomNetwork(apply, lambda key: params)
     w0 = custom.as_float64(params, "params")
-    shape = custom.check_network(network, w0, x)
+    shape = custom.check_network("apply", apply, w0, x)
     if log_likelihood is None:
         y = custom.fit_labels(y, shape if len(shape) > 1 else (*shape, 1))
         sigma = custom.noise_scale(noise_scale, posterior.loss, y, lambda: network.apply(w0, jnp.asarray(x)))

@@ -52,7 +52,7 @@ def predict(config, stage):
         config: the `config.Config`.
         stage: `target` or `run` (whose target may have to be built first).
     """
-    p, layers = sizes.parameters(config.model), sizes.layers(config.model)
+    p, layers = sizes.parameters(config.model) or 0, sizes.layers(config.model)
     n = config.data.n_data if layers else 1
     pair = layers[0] + layers[-1] if layers else 0
     devices = config.runtime.devices or machine.cores()

@@ -69,6 +69,8 @@ def job(stage, config):
             )
         stored = store.open_config(directory, "target")
         groups = {group: group_from_plain(group, stored[group]) for group in ("model", "data", "training")}
+        if isinstance(groups["model"], configs.Custom):
+            groups["model"] = _with_source(groups["model"], config.model, config.target)
         config = replace(config, **groups, seed=stored["seed"])
     configs.check(config)
     if config.logger is not None:
@@ -90,9 +92,51 @@ def job(stage, config):
     return Job(stage, config, paths)
 
 
+def _with_source(stored, composed, target):
+    """A stored model of the user's own, with the source that the command line names; it is imported from nowhere else."""
+    if not isinstance(composed, configs.Custom) or composed.source is None:
+        return stored
+    if (composed.sha256, composed.callable) != (stored.sha256, stored.callable):
+        raise ConfigError(
+            f"target={target} was made from {stored.callable} in a source whose sha256 is {stored.sha256[:12]}…; model.source="
+            f"{composed.source} has {composed.sha256[:12]}…. The target's directory has a copy: source.py."
+        )
+    return replace(stored, source=composed.source)
+
+
 def _identifier(config, stage):
     name = "tgt" if stage == "target" else f"run_{config.sampler.name}"
     return f"{name}_{store.digest(stage, _groups(config, stage).values())}"
+
+
+def try_out(job, platform=None):
+    """Refuse a target of a user's own model, data or weights that do not fit each other, before anything is written.
+
+    Arguments:
+        platform: where they are tried, in place of runtime.platform.
+
+    Raises:
+        ConfigError: with what was expected and what was got.
+    """
+    config = job.config
+    if job.stage == "run" and isinstance(config.model, configs.Custom) and config.model.source is None:
+        raise ConfigError(
+            f"target={config.target} was made from a source, which is imported only where the command line names it: add "
+            f"model=custom model.source={job.paths.target / 'source.py'}:{config.model.callable}, the copy that it keeps, or "
+            "the file that it was made from."
+        )
+    if store.is_done(job.paths.target) and not config.force:
+        return
+    if not any(group.is_own for group in (config.model, config.data, config.training)):
+        return
+    memory.check(config, "target")
+    from lambda_hat.system import devices
+
+    runtime = replace(config.runtime, compilation_cache=None, platform=platform or config.runtime.platform)
+    devices.start(runtime)
+    from lambda_hat.targets import artifact
+
+    artifact.prepare(config)
 
 
 def is_done(job):

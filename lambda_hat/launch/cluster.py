@@ -59,6 +59,7 @@ def run_all(stage, combinations, options):
             _show(arrays(found, options, _largest()), folder, items[0], options)
             return 0
     else:
+        plan.try_out(found, platform="cpu")
         largest = slurm.largest_array()  # asked before anything is written: there may be no SLURM
         with _alone({item.job.paths.root for item in found.missing}):
             found = plan.make(items, slurm.alive)  # another launch may have been at it

@@ -46,6 +46,7 @@ def run_all(stage, combinations, options):
         for item in [*found.targets, *found.missing]:
             log.info("  %s", item.job.directory)
         return 0
+    plan.try_out(found)
     plan.tidy(found)
     if isinstance(options, Here) and options.jobs > 1:
         options = Local(jobs=options.jobs)

@@ -119,7 +119,9 @@ def checked(stage, combinations):
 
 def _refuse_restated(overrides):
     for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
+        key, _, value = override.lstrip("+~").partition("=")
+        if key == "model.source" or (key, value) == ("model", "custom"):  # a source is imported only where it is named
+            continue
         if key.split(".")[0].split("@")[0] in ("model", "data", "training", "seed"):
             raise ConfigError(f"{key} cannot be set together with target=, which fixes it; leave one of the two out.")
 
@@ -169,6 +171,27 @@ def make(items, alive: Callable):
             ended[item.name] = claim.slurm_job
     left = [item for item in done if item.name in listed[item.work.parent]]
     return Plan(done, running, queued, missing, missing_targets, at, ended, left)
+
+
+def try_out(found, platform=None):
+    """Refuse what cannot be built of a user's own model, data and weights, before anything is written.
+
+    Arguments:
+        found: the `Plan`.
+        platform: where they are tried, in place of runtime.platform.
+
+    Raises:
+        ConfigError: a sentence for each target.
+    """
+    refused = {}
+    tried = {item.job.paths.target: item for item in [*found.missing, *found.targets]}
+    for item in tried.values():
+        try:
+            pipeline.try_out(item.job, platform)
+        except ConfigError as error:
+            refused[str(error)] = error
+    if refused:
+        raise ConfigError("\n".join(refused)) from next(iter(refused.values()))
 
 
 def tidy(found):

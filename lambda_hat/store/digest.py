@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, NamedTuple
 
 
@@ -60,9 +60,10 @@ def version_of(stage: str, values: Iterable[Any], name: str) -> int | None:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, wherever they stand in nested dictionaries."""
+    """Dataclasses as dictionaries, wherever they stand in nested dictionaries, without what is not hashed, such as paths."""
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        unhashed = {f.name for f in fields(value) if not f.metadata.get("hashed", True)}
+        return {k: v for k, v in asdict(value).items() if k not in unhashed}
     return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 

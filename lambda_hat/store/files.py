@@ -267,6 +267,16 @@ _SEAL, _MAKER = "_sha256", "_made_from"
 """Names of the arrays in a sealed file that hold the hash of all others, and what they were made from."""
 
 
+def write_arrays(path: Path | str, arrays: dict[str, Any]) -> None:
+    """Write an .npz file, byte by byte the same for the same arrays, whatever their names (`numpy.savez` refuses `file`)."""
+    import numpy as np
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+
 def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any], made_from: dict[str, str] | None = None) -> None:
     """Write an .npz file that holds its own hash, for `read_sealed_arrays`.
 

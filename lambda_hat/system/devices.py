@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX is loaded
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lambda_hat.system import machine
@@ -56,7 +57,10 @@ def start(runtime):
     if runtime.compilation_cache:  # all programs: many small ones take seconds together
         # an entry that another process is writing, or died over, is compiled anew
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.abspath(runtime.compilation_cache))
+        directory = os.path.abspath(runtime.compilation_cache)
+        if jax.config.jax_compilation_cache_dir != directory:  # what was compiled before has settled that there is none
+            compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose path would be part of every key
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,7 +1,9 @@
 """A target as a directory: built, written, and read back. data.npz, params.npz and meta.json; arrays only, never pickles."""
 
+import math
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,18 +13,21 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lambda_hat import store
-from lambda_hat.config import FromTeacher
+from lambda_hat.config import Custom, Descent, FromTeacher, Given
 from lambda_hat.store import provenance
 from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
+from lambda_hat.targets import custom, losses, models, source, training
 from lambda_hat.targets import data as datasets
-from lambda_hat.targets import losses, models, training
 
 MOST_LOSSES = 16
 """Losses that are kept with what was compiled for them, in one process."""
 
 MOVED = 0.01
 """Share of |w0| by which a polish may move the parameters without a word."""
+
+SOURCE, BUFFERS = "source.py", "buffers.npz"
+"""Files of a target whose model is a user's own: a copy of its source, and the arrays in it that are no parameters."""
 
 _LOSSES = {}
 
@@ -94,6 +99,37 @@ class Target(NamedTuple):
         return _LOSSES[key]
 
 
+def _model(config):
+    return source.OwnNetwork(config) if isinstance(config, Custom) else models.build(config)
+
+
+def prepare(config):
+    """Everything that a target is made of, but w0, which is where the search for it begins; tried out where it is a user's own.
+
+    Returns:
+        the `Target`, without `meta`.
+
+    Raises:
+        ConfigError: where model, data and weights do not fit each other.
+    """
+    model = _model(config.model)
+    data = datasets.build(config.data, model, config.seed)
+    model = model.on(data.x, config.seed)
+    start, y = model.init(datasets.key(config.seed, "init")), data.y
+    if isinstance(config.training, FromTeacher) and data.teacher is not None:
+        start = data.teacher
+    if isinstance(config.training, Given):
+        weights, where = config.training.weights(), f"training.path={config.training.path}"
+        if isinstance(model, source.OwnNetwork):
+            buffers = {name: weights.pop(name) for name in model.buffers() if name in weights}
+            model = model.with_buffers(buffers, where)
+        start = custom.fill_in(start, weights, where)
+    if isinstance(model, models.Network) and any(part.is_own for part in (config.model, config.data, config.training)):
+        name = config.model.callable if isinstance(config.model, Custom) else config.model.kind
+        y = custom.fit_labels(y, custom.check_network(name, model.apply, start, data.x))
+    return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, {})
+
+
 def build(config, log, journal=None):
     """Draw the data and find w0.
 
@@ -103,45 +139,37 @@ def build(config, log, journal=None):
         journal: the `Journal` that training goes on from; None = nothing is kept.
 
     Raises:
+        ConfigError: where model, data and weights do not fit each other.
         BrokeDown: where training does.
     """
-    model = models.build(config.model)
-    data = datasets.build(config.data, model, config.seed)
-    start = model.init(datasets.key(config.seed, "init"))
-    at_teacher = isinstance(config.training, FromTeacher)
-    if at_teacher and data.teacher is not None:
-        start = data.teacher
-    noise_scale = datasets.source(config.data).noise_scale
-    target = Target(model, start, data.x, data.y, noise_scale, {})
-    flat, unravel = ravel_pytree(start)
-    loss = losses.build(model, start, data.y, loss="nll", noise_scale=noise_scale, student_t_df=4.0)
-    log(f"target: {flat.size} parameters, {len(data.x)} pairs; {config.training.kind} …")
-    minimum = training.train(
-        config.training, loss, target.rows, len(data.x), flat, datasets.key(config.seed, "training"), journal
+    target = prepare(config)
+    start = target.params
+    log(f"target: {target.w0.size} parameters, {len(target.x)} pairs; {config.training.kind} …")
+    target, metrics = _search(config, target, journal)
+    truth = target.model.truth(
+        config.data, config.training, start if isinstance(config.training, FromTeacher) else target.params
     )
-    if minimum.metrics["steps"] and minimum.metrics["polish_distance"] > MOVED * minimum.metrics["w0_norm"]:
+    if metrics["steps"] and metrics["polish_distance"] > MOVED * metrics["w0_norm"]:
         log(
             "target: the polish moved w by {polish_distance:.3g} to |w0| = {w0_norm:.3g}, L_n from {L0_before_polish:.4g} to "
-            "{L0:.4g}; training.polish_steps=0 keeps where the optimizer ended".format(**minimum.metrics)
+            "{L0:.4g}; training.polish_steps=0 keeps where the optimizer ended".format(**metrics)
         )
-    params = unravel(jnp.asarray(minimum.w0))
-    truth = model.truth(config.data, config.training, start if at_teacher else params)
     meta = {
         "target_id": None,
         "created_at": store.created_at(),
         "code_sha": provenance.code_sha(),
         "jax_enable_x64": bool(jax.config.jax_enable_x64),
-        "pkg_versions": provenance.versions(),
+        "pkg_versions": provenance.versions() | source.versions(),
         "seed": config.seed,
         "model": config.names.model or config.model.kind,
         "data": config.names.data or config.data.kind,
         "model_cfg": config.model,
         "data_cfg": config.data,
         "training_cfg": config.training,
-        "widths": list(model.widths),
-        "noise_scale": noise_scale,
-        "dims": {"n": len(data.x), "d": data.x.shape[1], "p": int(flat.size)},
-        "metrics": minimum.metrics,
+        "widths": list(target.model.widths),
+        "noise_scale": target.noise_scale,
+        "dims": {"n": len(target.x), "d": math.prod(target.x.shape[1:]), "p": target.w0.size},
+        "metrics": metrics,
         "truth": None
         if truth is None
         else {
@@ -153,18 +181,59 @@ def build(config, log, journal=None):
         },
         "hostname": platform.node(),
     }
-    return target._replace(params=params, meta=meta)
+    return target._replace(meta=meta)
+
+
+def _search(config, target, journal):
+    """The target at the minimum that is found from its parameters, and how good a minimum that is.
+
+    Where σ is the residuals', it is taken after the first-order steps, which do not depend on it, and again after the polish.
+    """
+    search, found = config.training, {}
+    stages = [search]
+    if config.data.noise_scale == "residual":
+        there = {"steps": 0} if isinstance(search, Descent) else {}
+        first = [replace(search, polish_steps=0)] if there else []
+        second = [replace(search, **there)] if search.polish_steps else []
+        stages = [*first, *second, replace(search, polish_steps=0, **there)]
+    for number, stage in enumerate(stages):
+        if config.data.noise_scale == "residual" and (number or not isinstance(stage, Descent) or not stage.steps):
+            target = target._replace(noise_scale=_residual_scale(target))
+        key = datasets.key(config.seed, "training")
+        loss = _likelihood(target)
+        minimum = training.train(stage, loss, target.rows, len(target.x), target.w0, key, journal)
+        target = target._replace(params=ravel_pytree(target.params)[1](jnp.asarray(minimum.w0)))
+        done = {name: max(found.get(name, 0), minimum.metrics[name]) for name in ("steps", "polish_iterations")}
+        found = minimum.metrics | done
+    return target, found
+
+
+def _likelihood(target):
+    """The loss of class labels, of a Gaussian, or where its σ is not known the squared error."""
+    real = not np.issubdtype(target.y.dtype, np.integer) and target.model.potential is None
+    name = "mse" if real and target.noise_scale is None else "nll"
+    return losses.build(
+        target.model, target.params, target.y, loss=name, noise_scale=target.noise_scale, student_t_df=4.0
+    )
+
+
+def _residual_scale(target):
+    """σ of labels whose variance is the mean squared residual at w0."""
+    error = losses.value(
+        _likelihood(target._replace(noise_scale=None)), target.rows(np.float64), jnp.asarray(target.w0)
+    )
+    return custom.residual_scale(float(error) / math.prod(target.y.shape[1:]))
 
 
 def write(directory, target, target_id):
     """Write a target's files into a directory that is not published yet."""
     directory = Path(directory)
     np.savez(directory / "data.npz", X=target.x, Y=target.y)
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(target.params)
-    }
-    np.savez(directory / "params.npz", **leaves)
+    leaves = {name: np.asarray(leaf) for name, leaf in custom.named_leaves(target.params).items()}
+    store.write_arrays(directory / "params.npz", leaves)
+    if isinstance(target.model, source.OwnNetwork):
+        (directory / SOURCE).write_text(source.text(target.model.config), encoding="utf-8")
+        store.write_arrays(directory / BUFFERS, target.model.buffers())
     meta = target.meta | {
         "target_id": target_id,
         "hashes": {name: store.sha256(directory / name) for name in ("data.npz", "params.npz")},
@@ -187,11 +256,13 @@ def read(directory, model_config, data_config):
             directory / name, "hash in meta.json", meta["hashes"].get(name), store.hashes(directory)[name]
         )
     data, leaves = store.read_arrays(directory / "data.npz"), store.read_arrays(directory / "params.npz")
-    model = models.build(model_config)
-    shapes = jax.eval_shape(model.init, devices.key(0))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(leaves[jax.tree_util.keystr(path, simple=True, separator=".")]), shapes
-    )
+    model = _model(model_config).on(data["X"], meta["seed"])
+    if isinstance(model, source.OwnNetwork):
+        store.check_hash(directory / BUFFERS)
+        model = model.with_buffers(store.read_arrays(directory / BUFFERS), str(directory / BUFFERS))
+    like = jax.eval_shape(model.init, devices.key(0))
+    found = [jnp.asarray(leaves[name]) for name in custom.named_leaves(like)]
+    params = jax.tree.unflatten(jax.tree.structure(like), found)
     noise_scale = meta.get("noise_scale", datasets.source(data_config).noise_scale)
     return Target(model, params, data["X"], data["Y"], noise_scale, meta)
 

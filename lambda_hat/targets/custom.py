@@ -116,12 +116,60 @@ def leaf_name(path) -> str:
 
 
 def named_leaves(params: Params) -> dict[str, Any]:
-    """The leaves of a pytree by name; where two names would be the same, all are written out in full."""
+    """The leaves of a pytree by name, in their order; where two names would be the same, all are written out in full."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     names = [leaf_name(path) for path, _ in leaves]
+    if all(name.endswith(".value") for name in names):  # Flax NNX's, of every variable
+        names = [name.removesuffix(".value") for name in names]
     if len(set(names)) < len(names):
         names = [jax.tree_util.keystr(path) for path, _ in leaves]
     return dict(zip(names, (leaf for _, leaf in leaves), strict=True))
+
+
+def fill_in(params: Params, arrays: dict[str, np.ndarray], where: str) -> Params:
+    """Parameters of the shapes of `params` with the numbers of arrays of the same names, in float64.
+
+    Arguments:
+        arrays: by name; `/` counts as a dot, and `params.` before every name is nothing.
+        where: what the arrays are from, for errors.
+
+    Raises:
+        ConfigError: where names or shapes differ, or a number is not finite.
+    """
+    given = {_plain_name(name, arrays): array for name, array in arrays.items()}
+    wanted = {name: (_plain_name(name, ()), leaf) for name, leaf in named_leaves(params).items()}
+    if {plain for plain, _ in wanted.values()} != set(given):
+        lacking = [name for name, (plain, _) in wanted.items() if plain not in given]
+        unknown = sorted(set(given) - {plain for plain, _ in wanted.values()})
+        raise ConfigError(
+            f"{where} must hold one array for each parameter, by its name: {_listed(wanted)}; "
+            + "; ".join(
+                f"{what} {_listed(names)}" for what, names in (("it lacks", lacking), ("unknown are", unknown)) if names
+            )
+            + "."
+        )
+    leaves = []
+    for name, (plain, leaf) in wanted.items():
+        array = given[plain]
+        if array.shape != leaf.shape:
+            raise ConfigError(f"{where}: {name} must have shape {leaf.shape}, as the model's; got {array.shape}.")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ConfigError(f"{where}: {name} must be an array of floats; got one of {array.dtype}.")
+        array = np.asarray(array).astype(np.float64)
+        if not np.all(np.isfinite(array)):
+            raise ConfigError(f"{where}: {name} must be finite; {np.mean(~np.isfinite(array)):.0%} of it is not.")
+        leaves.append(jnp.asarray(array))
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _plain_name(name, names):
+    plain = name.replace("/", ".")
+    return plain.removeprefix("params.") if all(n.replace("/", ".").startswith("params.") for n in names) else plain
+
+
+def _listed(names, most=12):
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -191,8 +239,12 @@ def fit_labels(y: Num[np.ndarray, "n ..."], outputs: tuple[int, ...]) -> Num[np.
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def check_network(network: CustomNetwork, params: Params, x: Num[np.ndarray, "n ..."]) -> tuple[int, ...]:
-    """Try a network on a few examples; returns the shape of its function's outputs for all of `x`.
+def check_network(name: str, function: Callable, params: Params, x: Num[np.ndarray, "n ..."]) -> tuple[int, ...]:
+    """Try a network on a few examples; returns the shape of its outputs for all of `x`.
+
+    Arguments:
+        name: what messages call the function.
+        function: parameters, inputs `[n, …]` → outputs `[n, …]`.
 
     Raises:
         ConfigError: where it raises, returns no array of one row for each example, or something that is not finite, or where an
@@ -200,29 +252,27 @@ def check_network(network: CustomNetwork, params: Params, x: Num[np.ndarray, "n 
     """
     batch = np.unique(np.linspace(0, len(x) - 1, CHECKED_EXAMPLES).astype(int))
     examples = x[batch]
-    first = _call(network, params, examples)
-    _refuse_if_differ(network, first, _call(network, params, examples), "from one call to the next (dropout?)")
+    first = _call(name, function, params, examples)
+    _refuse_if_differ(name, first, _call(name, function, params, examples), "from one call to the next (dropout?)")
     order = np.roll(np.arange(len(batch)), 1)
     together = "with the other examples in the batch (batch norm in training mode?)"
-    _refuse_if_differ(network, first[order], _call(network, params, examples[order]), together)
-    _refuse_if_differ(network, first[:1], _call(network, params, examples[:1]), together)
+    _refuse_if_differ(name, first[order], _call(name, function, params, examples[order]), together)
+    _refuse_if_differ(name, first[:1], _call(name, function, params, examples[:1]), together)
     return len(x), *first.shape[1:]
 
 
-def _call(network, params, x):
-    outputs = call(network.name, network.function, params, jnp.asarray(x))
+def _call(name, function, params, x):
+    outputs = call(name, function, params, jnp.asarray(x))
     shape = getattr(outputs, "shape", None)
     if shape is None or not hasattr(outputs, "dtype"):
-        raise ConfigError(f"{network.name}(params, x) must return an array of outputs; got {type(outputs).__name__}.")
+        raise ConfigError(f"{name}(params, x) must return an array of outputs; got {type(outputs).__name__}.")
     if len(shape) == 0 or shape[0] != len(x):
         raise ConfigError(
-            f"{network.name}(params, x) must return one row for each example; got shape {tuple(shape)} for x of shape {x.shape}."
+            f"{name}(params, x) must return one row for each example; got shape {tuple(shape)} for x of shape {x.shape}."
         )
     outputs = np.asarray(outputs, float)
     if not np.all(np.isfinite(outputs)):
-        raise ConfigError(
-            f"{network.name}(params, x) must be finite at w0; {np.mean(~np.isfinite(outputs)):.0%} of it is not."
-        )
+        raise ConfigError(f"{name}(params, x) must be finite at w0; {np.mean(~np.isfinite(outputs)):.0%} of it is not.")
     return outputs
 
 
@@ -244,11 +294,11 @@ def _shape(argument):
     return f"{argument.dtype}{list(argument.shape)}" if hasattr(argument, "shape") else "params"
 
 
-def _refuse_if_differ(network, one, other, how):
+def _refuse_if_differ(name, one, other, how):
     scale = max(float(np.max(np.abs(one), initial=0.0)), float(np.max(np.abs(other), initial=0.0)), 1e-300)
     if one.shape != other.shape or float(np.max(np.abs(one - other), initial=0.0)) > BATCH_TOLERANCE * scale:
         raise ConfigError(
-            f"{network.name}(params, x) must depend on params and each example alone; an example's outputs change {how}. Use the "
+            f"{name}(params, x) must depend on params and each example alone; an example's outputs change {how}. Use the "
             "network's inference mode."
         )
 
@@ -282,15 +332,23 @@ def noise_scale(
             "for σ² = the mean squared residual at w0; or take loss=mse."
         )
     if value == "residual":
-        value = float(np.sqrt(np.mean((np.asarray(outputs()) - y) ** 2)))
-        if value == 0:
-            raise ConfigError(
-                "noise_scale=residual needs residuals, and the network fits every label at w0; give a number."
-            )
-        return value
+        return residual_scale(float(np.mean((np.asarray(outputs()) - y) ** 2)))
     if isinstance(value, str) or not 0 < value < np.inf:
         raise ConfigError(f"noise_scale must be a positive number or residual; got {value!r}.")
     return float(value)
+
+
+def residual_scale(mean_square: float) -> float:
+    """σ of labels with this mean squared residual at w0.
+
+    Raises:
+        ConfigError: where that is zero.
+    """
+    if mean_square == 0:
+        raise ConfigError(
+            "noise_scale=residual needs residuals, and the network fits every label at w0; give a number."
+        )
+    return float(np.sqrt(mean_square))
 
 
 def check_log_likelihood(function: Callable, outputs: Array, y: Num[np.ndarray, "n ..."]) -> None:

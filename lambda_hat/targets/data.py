@@ -1,4 +1,4 @@
-"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; and the handwritten digits.
+"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; the handwritten digits; files.
 
 Each is a subclass of `Source`; `_SOURCES` says which configuration is drawn by which.
 """
@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Num
 from threadpoolctl import threadpool_limits
 
-from lambda_hat.config import Digits, TeacherData
+from lambda_hat.config import Digits, FileData, TeacherData
+from lambda_hat.store import given
 from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import models
@@ -50,7 +51,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def noise_scale(self) -> float | None:
-        """σ of real-valued labels as the likelihood takes it; None for class numbers."""
+        """σ of real-valued labels as the likelihood takes it; None for class numbers, and where only w0 tells, or nobody."""
 
     @abstractmethod
     def draw(self, model: models.Network, seed: int) -> Data:
@@ -121,7 +122,27 @@ class HandwrittenDigits(Source):
         return Data(x[subset] / 16.0, y[subset].astype(np.int64))
 
 
-_SOURCES = {TeacherData: Teacher, Digits: HandwrittenDigits}
+@dataclass(frozen=True)
+class FromFile(Source):
+    """Pairs that a file holds."""
+
+    config: FileData
+
+    @property
+    def noise_scale(self):
+        return None if self.config.noise_scale == "residual" else self.config.noise_scale
+
+    def draw(self, model, seed):
+        assert self.config.path is not None and self.config.n_data is not None
+        self.config.facts()  # refuses a file that has changed
+        x, y, _ = given.pairs(self.config.path, self.config.labels_path, self.config.target)
+        if self.config.n_data < len(x):
+            subset = rng(seed, "x").permutation(len(x))[: self.config.n_data]
+            x, y = x[subset], y[subset]
+        return Data(x, y if self.config.classes else y.astype(np.float64))
+
+
+_SOURCES = {TeacherData: Teacher, Digits: HandwrittenDigits, FileData: FromFile}
 """What draws the data of each configuration."""
 
 

@@ -85,7 +85,7 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
             ),
         }[loss]
         pair = _of_residual(pair)
-        scale = {"nll": noise_scale**2, "mse": 0.5, "student_t": noise_scale**2}[loss]
+        scale = 0.5 if loss == "mse" else noise_scale**2
     return Loss(lambda w, x: model.apply(_cast(unravel, w), x), pair, None, unravel, scale)
 
 

@@ -69,6 +69,10 @@ class Model(ABC):
         """What is the same for two models that compute the same: the programs compiled for one then serve the other."""
         return repr(self)
 
+    def on(self, x: np.ndarray, seed: int) -> "Model":
+        """The model for inputs like `x` `[n, …]`: itself, but for one that is made only where they are known."""
+        return self
+
     def widest(self, params: Params, x: np.ndarray) -> int:
         """Numbers that the largest intermediate array holds for one example of `x` `[n, …]`, which chunks are cut by."""
         return max(1, *x.shape[1:])
@@ -194,6 +198,7 @@ class FullyConnected(Network):
 
     def apply(self, params, x):
         sigma, last = ACTIVATIONS[self.activation], len(self.widths)
+        x = x.astype(params["layer0"]["weight"].dtype)
         for i in range(last + 1):
             layer = params[f"layer{i}"]
             x = x @ layer["weight"]
