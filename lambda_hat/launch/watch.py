@@ -66,7 +66,8 @@ def follow(waiting, options):
             if watch.open:
                 time.sleep(options.poll_s)
     except KeyboardInterrupt:
-        print(f"Left alone: {len(watch.open)} keep running.", file=sys.stderr)
+        count = len(watch.open)
+        print(f"{count} {'run keeps' if count == 1 else 'runs keep'} running or waiting.", file=sys.stderr)
         print(how_to_go_on(watch.open), file=sys.stderr)
         return 130
     watch.conclude()
