@@ -229,7 +229,9 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_follow_them(begin, tmp_path):
     process.send_signal(signal.SIGINT)
     code, text = end(process)
     (job,) = jobs_of(text)
-    assert code == 130 and "1 run keeps running or waiting." in text and text.rstrip().endswith("the same command again"), text
+    assert (
+        code == 130 and "1 run keeps running or waiting." in text and text.rstrip().endswith("the same command again")
+    ), text
     assert f"follow: squeue -r -j {job}   cancel: scancel {job}" in text and "Traceback" not in text
     assert slurm("squeue", "-h", "-j", str(job), "-o", "%T").strip() == "PENDING"
 
