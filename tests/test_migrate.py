@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import h5py
 import pytest
 from test_cli import files, run_of
 
@@ -33,6 +34,8 @@ def make_old(run):
     analysis |= {"llc_mean": analysis["llc_raw"], "run_id": old.name, "curvature_fges": 0.0}
     path.unlink()
     store.write_json(path, {key: value for key, value in analysis.items() if key not in WRITTEN_SINCE})
+    with h5py.File(run / "trace.nc", "r+") as trace:
+        trace.attrs["run_id"] = old.name
     run.rename(old)
     store.seal(old)
     return old
