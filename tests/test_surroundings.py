@@ -16,7 +16,7 @@ import xarray as xr
 
 import lambda_hat
 from lambda_hat.jobs import pipeline
-from lambda_hat.launch import worker
+from lambda_hat.launch import frozen, task
 from lambda_hat.system import devices, machine
 from lambda_hat.system.errors import UserError
 
@@ -169,13 +169,12 @@ def test_a_device_that_is_not_there_is_named_with_who_asks_for_it(platforms, ove
 def test_a_job_without_a_gpu_builds_targets_on_the_cpu_whatever_is_asked_of_runs(monkeypatch):
     """Also where a .bashrc exports JAX_PLATFORMS."""
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    allotted = {"gpus": 0, "code": {"sha256": "", "commit": ""}}
-    worker._settle(allotted)
+    task.Task("launch.json", [], gpus=0)._settle({"code": frozen.code()})
     assert os.environ["JAX_PLATFORMS"] == "cpu"
     target, run = (pipeline.job(stage, problems.config("runtime.platform=gpu")) for stage in ("target", "run"))
-    assert worker._as_allotted(target, allotted).config.runtime.platform == "cpu"
-    assert worker._as_allotted(run, allotted).config.runtime.platform == "gpu"
-    assert worker._as_allotted(target, {"gpus": None}).config.runtime.platform == "gpu"
+    assert task._as_allotted(target, 0).config.runtime.platform == "cpu"
+    assert task._as_allotted(run, 0).config.runtime.platform == "gpu"
+    assert task._as_allotted(target, None).config.runtime.platform == "gpu"
 
 
 # --- cores ------------------------------------------------------------------------------------------------------------

@@ -247,18 +247,28 @@ def replace_file(path: Path | str, write: Callable[[IO[bytes]], Any], durable: b
 
 
 def finite(value: Any) -> Any:
-    """`value` as plain JSON types, with null in place of every number that is not finite."""
+    """`value` as plain JSON types, with null in place of every number that is not finite, and text that UTF-8 can hold."""
     if isinstance(value, dict):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
-    if isinstance(value, (str, bool, int)) or value is None:
+    if isinstance(value, str):
+        return value if value.isascii() else _utf8(value)
+    if isinstance(value, (bool, int)) or value is None:
         return value
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return finite(os.fspath(value))
     if hasattr(value, "tolist"):
         return finite(value.tolist())
     return float(value) if math.isfinite(value) else None
+
+
+def _utf8(text):
+    """A text of the command line as it was typed: in a locale without UTF-8 Python has escaped its bytes as lone surrogates."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import uuid
 from errno import ENOENT
 from pathlib import Path
 
-from lambda_hat.store.files import read_note, write_note
+from lambda_hat.store.files import finite, read_note, write_note
 from lambda_hat.store.times import now
 from lambda_hat.system import stopping
 from lambda_hat.system.errors import Deposed
@@ -297,7 +297,7 @@ def _claim(path, token, log):
         "since": now(),
     }
     try:
-        own.write_text(json.dumps(owner) + "\n")
+        own.write_text(json.dumps(finite(owner)) + "\n")
         os.link(own, path)
         return True
     except (FileExistsError, FileNotFoundError):  # the latter where a former owner has just removed the directory
