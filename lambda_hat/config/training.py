@@ -29,6 +29,23 @@ class Training:
         return iter(())
 
 
+def _polish_steps() -> int:
+    """A setting of every way to find w0 that can polish it, as the two below."""
+    return setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
+
+
+def _polish_localization(purpose: str) -> float:
+    """The setting; `purpose` says what γ is for."""
+    return setting(f"localization γ {purpose}, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n", gt=0, le=1e12)
+
+
+def _polish_tolerance() -> float:
+    """The setting."""
+    return setting(
+        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
+    )
+
+
 @dataclass(frozen=True)
 class Descent(Training):
     """Minibatch descent from a random initialisation, then a second-order polish on the full data."""
@@ -41,15 +58,9 @@ class Descent(Training):
     batch_size: int | None = setting("pairs in a minibatch; null = 1024, or n if that is less", ge=1, le=10**8)
     momentum: float = setting("sgd: heavy-ball momentum", ge=0, lt=1)
     weight_decay: float = setting("adamw: decoupled weight decay", ge=0, le=10)
-    polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
-    polish_localization: float = setting(
-        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
-        gt=0,
-        le=1e12,
-    )
-    polish_tolerance: float = setting(
-        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
-    )
+    polish_steps: int = _polish_steps()
+    polish_localization: float = _polish_localization("at which w0 is to be a minimum")
+    polish_tolerance: float = _polish_tolerance()
     dtype: str = setting("precision of the first-order steps; the polish is in float64", choices=("float32", "float64"))
 
     def problems(self, whole):
@@ -63,15 +74,9 @@ class FromTeacher(Training):
     """w0 is the teacher's own parameters (the minimum of L_n where there is no noise), polished if asked."""
 
     kind: str = setting("where w0 comes from", choices=("teacher",))
-    polish_steps: int = setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
-    polish_localization: float = setting(
-        "localization γ at which w0 is to be a minimum, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
-        gt=0,
-        le=1e12,
-    )
-    polish_tolerance: float = setting(
-        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
-    )
+    polish_steps: int = _polish_steps()
+    polish_localization: float = _polish_localization("at which w0 is to be a minimum")
+    polish_tolerance: float = _polish_tolerance()
 
     def problems(self, whole):
         if not whole.data.has_teacher:
@@ -97,15 +102,9 @@ class Given(Training):
         ".npz or .safetensors with an array for each parameter, by its name: layer0.weight; a torch state_dict's 0.weight",
         hashed=False,
     )
-    polish_steps: int = setting("most quasi-Newton iterations of a polish", ge=0, le=10**6)
-    polish_localization: float = setting(
-        "localization γ of the local descent, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n",
-        gt=0,
-        le=1e12,
-    )
-    polish_tolerance: float = setting(
-        "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1
-    )
+    polish_steps: int = _polish_steps()
+    polish_localization: float = _polish_localization("of the local descent")
+    polish_tolerance: float = _polish_tolerance()
     sha256: str | None = setting("hash of the file; null = as it is now")
 
     is_own = True
