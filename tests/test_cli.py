@@ -184,7 +184,7 @@ REFUSED = [
     ("model.detph=2", "Did you mean model.depth?"),
     (
         "model=smal",
-        "expected one of base, deep_linear, monomial, normal_crossing, quadratic, small, tanh, wide. Did you mean small?",
+        "expected one of base, custom, deep_linear, monomial, normal_crossing, quadratic, small, tanh, wide. Did you mean small?",
     ),
     ("sampler=hcm", "expected one of hmc, laplace, mclmc, sgld. Did you mean hmc?"),
     ("sampler=", "sampler=: there is no such option; expected one of hmc"),
