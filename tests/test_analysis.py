@@ -493,6 +493,14 @@ def test_one_chain_is_noticed():
     assert reasons == ["one chain alone cannot show whether it has converged"]
 
 
+def test_of_one_chain_there_is_no_rhat_and_no_complaint_of_arviz(caplog):
+    assert np.isnan(estimates.summarise(clean()[:1]).rhat)
+    slow = estimates.summarise(np.cumsum(clean()[:1] - clean().mean(), axis=1))
+    (reason,) = [reason for reason in judged(clean()[:1], distance2=slow)[1] if reason.startswith("|w−w0|²")]
+    assert reason.startswith(f"|w−w0|² has ESS {slow.ess:.0f}: ")
+    assert not caplog.records
+
+
 def test_the_worst_reason_comes_first():
     found, reasons = judged(planted(shift_slightly), acceptance=0.05)
     assert found == "bad"

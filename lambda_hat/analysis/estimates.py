@@ -47,7 +47,7 @@ class Chains(NamedTuple):
         between: from the scatter of the chains' means; nan for one chain.
         quantile: how many `mcse` make half of a 95 % interval: Student's where it rests on the few chains' means.
         ess: effective sample size of the bulk (ArviZ).
-        rhat: rank-normalised split R-hat (ArviZ).
+        rhat: rank-normalised split R-hat (ArviZ); nan for one chain.
     """
 
     mean: float
@@ -91,7 +91,7 @@ def summarise(values: Draws) -> Chains:
         ess = float(az.ess(data)["v"])
         pooled = float(az.mcse(data, method="mean")["v"])
         each = [float(az.mcse(data.isel(chain=[i]), method="mean")["v"]) for i in range(chains)]
-        rhat = float(az.rhat(data)["v"]) if std > 0 else np.nan
+        rhat = float(az.rhat(data)["v"]) if chains > 1 and std > 0 else np.nan  # ArviZ complains of one chain
     within = float(np.sqrt(np.mean(np.square(each)) / chains))
     between = float(values.mean(1).std(ddof=1) / np.sqrt(chains)) if chains > 1 else np.nan
     scatter = scipy.stats.chi2.ppf(DISAGREE, chains - 1) / (chains - 1) if chains > 1 else np.nan

@@ -258,9 +258,11 @@ def _is_slow(distance2: Chains) -> bool:
 
 @_check("sampler")
 def _slow_distance(e: Evidence):
-    if e.is_finite and e.excess.shape[1] >= FEWEST_DRAWS and _is_slow(e.estimate.distance2):
+    distance2 = e.estimate.distance2
+    if e.is_finite and e.excess.shape[1] >= FEWEST_DRAWS and _is_slow(distance2):
+        rhat = "" if math.isnan(distance2.rhat) else f"R-hat {distance2.rhat:.3f} and "  # as it is for one chain
         return "warn", (
-            f"|w−w0|² has R-hat {e.estimate.distance2.rhat:.3f} and ESS {e.estimate.distance2.ess:.0f}: the chains have not "
+            f"|w−w0|² has {rhat}ESS {distance2.ess:.0f}: the chains have not "
             "equilibrated along the minima, where L_n hardly changes; draw longer, or raise posterior.gamma"
         )
 

@@ -20,8 +20,8 @@ SIDE = 2048
 LEAPFROGS = 20
 
 
-def chains_program(dtype, chains, n, metric):
-    """A function that makes one trajectory of all chains, and its number of full gradients."""
+def chains_program(dtype, chains, n, metric, size="experiment=base"):
+    """A function that makes one trajectory of all chains of the network of an override, and its operations a gradient."""
     import jax
     import jax.numpy as jnp
 
@@ -30,7 +30,7 @@ def chains_program(dtype, chains, n, metric):
     from lambda_hat.targets import curvature, losses, models
 
     overrides = [
-        "experiment=base",
+        size,
         "sampler=hmc",
         f"sampler.chains={chains}",
         "sampler.draws=10",
