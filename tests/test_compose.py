@@ -1,5 +1,6 @@
 """A sweep's shortcut through Hydra composes what Hydra itself does."""
 
+import omegaconf
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -8,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from lambda_hat.commands import main as cli
-from lambda_hat.config import hydra_glue
+from lambda_hat.config import hydra_glue, hydra_private
 from lambda_hat.launch.compose import Composer
 
 ALIKE = [
@@ -55,3 +56,17 @@ def test_the_same_error(composers, words):
             compose(words)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
+
+
+def test_a_text_is_parsed_once_and_only_where_asked(composers):
+    """As often as it likes outside: the function that is private to OmegaConf is still where it was, and put back."""
+    short, _ = composers
+    plain = omegaconf.base.parse
+    expected = OmegaConf.to_container(short(("seed=3",)), resolve=True)
+    with hydra_private.parsed_once():
+        assert OmegaConf.to_container(short(("seed=3",)), resolve=True) == expected
+        texts = omegaconf.base.parse.cache_info().misses
+        assert OmegaConf.to_container(short(("seed=3",)), resolve=True) == expected
+        assert omegaconf.base.parse.cache_info().misses == texts > 0
+        assert short(("seed=4",)).store.target_id != expected["store"]["target_id"]
+    assert omegaconf.base.parse is plain

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import store
-from lambda_hat.config import KINDS, Config, launcher, messages, range_problems
+from lambda_hat.config import KINDS, Config, hydra_private, launcher, messages, range_problems
 from lambda_hat.system.errors import ConfigError
 
 STARTED = datetime.now()
@@ -127,10 +127,7 @@ def config_from_plain(plain):
 def _schema(cls):
     """A dataclass as Hydra merges values into it: frozen ones come read-only, and those in them too."""
     node = OmegaConf.structured(cls)
-    for part in (
-        node,
-        *(node._get_node(f.name) for f in fields(cls)),
-    ):  # private: there is no other way to a missing value
+    for part in (node, *hydra_private.nodes(node)):
         if isinstance(part, DictConfig):
             OmegaConf.set_readonly(part, None)
     return node

@@ -3,12 +3,12 @@
 Hydra reads and merges every file anew for each combination, which takes it a tenth of a second.
 """
 
-from copy import deepcopy
+import pickle
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
+from lambda_hat.config import hydra_private
 from lambda_hat.config.hydra_glue import name_choices
 
 
@@ -40,9 +40,9 @@ class Composer:
             name_choices(config, config.hydra.runtime.choices)
             with open_dict(config):
                 del config["hydra"]
-            self._kept[choices] = config
-        config = deepcopy(self._kept[choices])
-        ConfigLoaderImpl._apply_overrides_to_config(single, config)
+            self._kept[choices] = pickle.dumps(config)
+        config = pickle.loads(self._kept[choices])  # a seventh of the time of a deep copy
+        hydra_private.apply_overrides(single, config)
         return config
 
     def _sets_one_value(self, override):

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from lambda_hat import store
-from lambda_hat.config import messages
+from lambda_hat.config import hydra_private, messages
 from lambda_hat.config.hydra_glue import to_config
 from lambda_hat.jobs import pipeline
 from lambda_hat.store import lease as leases
@@ -94,18 +94,19 @@ def checked(stage, combinations):
     if not combinations:
         raise ConfigError("The sweep has no combination: a range(…) or glob(…) on the command line is empty.")
     items, refused = {}, {}
-    for compose, overrides in combinations:
-        try:
-            config = to_config(compose())
-            if config.target is not None:
-                _refuse_restated(overrides)
-            job = pipeline.job(stage, config)
-            items.setdefault(job.directory, Item(job, tuple(overrides)))
-        except Exception as error:
-            if not (isinstance(error, UserError) or messages.is_of_composition(error)):
-                raise
-            for line in messages.of(error).splitlines():
-                refused.setdefault(line, []).append(" ".join(overrides))
+    with hydra_private.parsed_once():
+        for compose, overrides in combinations:
+            try:
+                config = to_config(compose())
+                if config.target is not None:
+                    _refuse_restated(overrides)
+                job = pipeline.job(stage, config)
+                items.setdefault(job.directory, Item(job, tuple(overrides)))
+            except Exception as error:
+                if not (isinstance(error, UserError) or messages.is_of_composition(error)):
+                    raise
+                for line in messages.of(error).splitlines():
+                    refused.setdefault(line, []).append(" ".join(overrides))
     if refused:  # what is wrong with every combination is said once
         raise ConfigError(
             "\n".join(
