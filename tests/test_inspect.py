@@ -165,6 +165,22 @@ def test_a_run_whose_target_failed_is_told_from_one_that_begins_anew(tiny, tmp_p
     assert found["4"][0] == "stale" and "SLURM job 9_4 was cancelled" in found["4"][1]
 
 
+@pytest.mark.parametrize(("failed_in", "later", "shown"), [("8", 1, "stale"), ("8", -1, "failed"), ("9", 1, "failed")])
+def test_a_failure_before_the_submission_does_not_hide_how_its_job_ended(
+    tiny, tmp_path, monkeypatch, failed_in, later, shown
+):
+    fake_squeue(tmp_path, monkeypatch, "9|CANCELLED|None")
+    name = f"{tiny.name}.run_hmc_aaaaaaaa"
+    failure = tmp_path / "runs" / "failures" / f"{name}.json"
+    failure.parent.mkdir(exist_ok=True)
+    failure.write_text(json.dumps({"error": "no memory", "kind": "BrokeDown", "slurm_job": failed_in}))
+    directory = begun(tmp_path / "runs", name, submitted={"slurm_job": "9"})
+    os.utime(directory / "submitted.json", (time.time() + 5 * later,) * 2)
+    (row,) = (row for row in scan(tmp_path / "runs") if row.run_id == "run_hmc_aaaaaaaa")
+    assert row.state == shown
+    assert ("SLURM job 9 was cancelled" if shown == "stale" else "no memory") in row.notes[0]
+
+
 @pytest.mark.parametrize(
     ("code", "err", "state"),
     [(1, "slurm_load_jobs error: Invalid job id specified", "stale"), (1, "Unable to contact slurm", "queued")],

@@ -166,6 +166,11 @@ def test_a_sweep_is_made_once_is_there_again_and_grows_by_what_is_missing(launch
     for path, text_of_log in text_of_logs(tmp_path / "runs").items():
         seen = re.search(r", GPUs (\w+)", text_of_log)[1]
         assert seen == "none" if path.name.startswith(f"{targets}_") else seen in "01", path
+        if seen != "none":  # these GPUs are pretended
+            assert "this job asked for 1 GPU(s) and JAX uses none" in text_of_log
+    for path in tmp_path.glob("runs/targets/*/run_*/analysis.json"):
+        provenance = json.loads(path.read_text())["provenance"]
+        assert (provenance["gpus_asked"], provenance["devices"]) == (1, "1 × cpu")
     assert not list((tmp_path / "runs" / "work").glob("*/*")) and not (tmp_path / "runs" / "failures").exists()
     (here,) = (tiny_store[0] / "runs" / "targets").glob("tgt_*")  # what SLURM makes is what is made here
     for run in here.glob("run_*"):

@@ -178,7 +178,12 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a result comes from; in no hash."""
+    """Where a result comes from; in no hash.
+
+    Attributes:
+        devices: that were used, such as `1 × cpu`.
+        gpus_asked: how many GPUs its job had asked for; None where it was no job's.
+    """
 
     code_sha: str | None = None
     pkg_versions: Mapping[str, Any] | None = None
@@ -186,6 +191,7 @@ class Provenance:
     hostname: str | None = None
     log: str | None = None
     devices: str | None = None
+    gpus_asked: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

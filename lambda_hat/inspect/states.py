@@ -36,7 +36,7 @@ class Leftover:
 
     Attributes:
         attempt: what the files say, put together.
-        has_owner, is_submitted, has_failed: which of them there are.
+        has_owner, is_submitted, has_failed: which of them there are; the failure of an attempt before the submission is none.
         owner_is_alive: None where only its heartbeat can tell.
         silent_sec: seconds since the last heartbeat; None where there is none.
         has_directory, has_checkpoint: what there is to resume from.
@@ -215,6 +215,8 @@ def read_leftover(root: Path, name: str) -> Leftover:
         for part in ("submitted", "checkpoint/stopped", "owner", "progress")
     ]
     failed, submitted, stopped, owner, progress = (Attempt.from_file(path, root) if path else None for path in paths)
+    if failed and submitted and failed.slurm_job != submitted.slurm_job and _is_older(paths[0], paths[1]):
+        failed = None  # of an attempt before this submission, whose own end is what counts
     attempt = Attempt()
     for part in (failed, submitted, stopped, owner, progress):
         attempt = attempt.merged(part) if part else attempt
@@ -234,6 +236,14 @@ def read_leftover(root: Path, name: str) -> Leftover:
         has_directory=has_directory,
         has_checkpoint=has_directory and bool(lease.checkpoints(directory)),
     )
+
+
+def _is_older(path, other):
+    """Whether this file was written before the other; one that has just gone is not."""
+    try:
+        return os.lstat(path).st_mtime_ns < os.lstat(other).st_mtime_ns
+    except OSError:
+        return False
 
 
 def is_running(root: Path, name: str) -> bool:

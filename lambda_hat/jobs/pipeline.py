@@ -144,8 +144,12 @@ def is_done(job):
     return not job.config.force and store.is_done(job.directory)
 
 
-def make(job, log_path=None):
+def make(job, log_path=None, gpus=None):
     """Do a job, or wait while another process does; a failure leaves a record in <root>/failures/ until the job succeeds.
+
+    Arguments:
+        log_path: of the log that tells of it.
+        gpus: how many were asked for; kept in the run's record, beside the devices that were used. None where nobody asked.
 
     Raises:
         UserError: for what a user can mend.
@@ -160,7 +164,7 @@ def make(job, log_path=None):
                 from lambda_hat.jobs import progress
 
                 with progress.shown(job, lease):
-                    _STAGES[job.stage](job, lease)
+                    _STAGES[job.stage](job, lease, gpus)
     except Deposed:  # whoever took over tells how it ends
         raise
     except Exception as error:
@@ -228,7 +232,7 @@ def _journal(job, lease, say, **more):
 # --- target -----------------------------------------------------------------------------------------------------------
 
 
-def _build(job, lease):
+def _build(job, lease, _gpus):
     """Build and publish the job's target."""
     paths, config = job.paths, job.config
     memory.check(config, "target")
@@ -271,7 +275,7 @@ def _groups(config, stage):
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def _run(job, lease):
+def _run(job, lease, gpus):
     """Sample the job's posterior and publish the run, building its target first where that is missing."""
     paths, config = job.paths, job.config
     memory.check(config, "run")
@@ -327,7 +331,9 @@ def _run(job, lease):
                 walltime_sec=clock.total(),
                 timings_sec=clock.laps | {"compile": clock.compile_seconds},
                 created_at=time.time(),
-                provenance=Provenance(**provenance.summary(), log=lease.log, devices=devices.named(result.devices)),
+                provenance=Provenance(
+                    **provenance.summary(), log=lease.log, devices=devices.named(result.devices), gpus_asked=gpus
+                ),
             )
             store.write_json(hidden / Summary.FILE, summary.to_json())
             lease.check()

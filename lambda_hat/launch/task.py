@@ -118,7 +118,7 @@ class Task(submitit.helpers.Checkpointable):
                     raise StoreError(
                         f"{job.paths.target} is not there: its build failed; see {job.paths.failure('target')}."
                     )
-                pipeline.make(job, str(paths.stdout))
+                pipeline.make(job, str(paths.stdout), self.gpus)
                 self._tell_of_idle_gpus()
             log.info(pipeline.result_line(job))
             return not pipeline.fails(job)
@@ -139,11 +139,14 @@ class Task(submitit.helpers.Checkpointable):
 
     def _tell_of_idle_gpus(self):
         jax = sys.modules.get("jax")
-        if self.gpus and jax and jax.default_backend() == "cpu" and "cpu" not in os.environ.get("JAX_PLATFORMS", ""):
+        if self.gpus and jax and jax.default_backend() == "cpu":
+            on_cpu = "cpu" in (os.environ.get("JAX_PLATFORMS", ""), jax.config.jax_platforms)
             log.warning(
-                "this job asked for %d GPU(s) and JAX uses none: pip install 'jax[cuda12]' for %s, or set resources.run.gpus=0",
+                "this job asked for %d GPU(s) and JAX uses none: %s, or set resources.run.gpus=0",
                 self.gpus,
-                sys.executable,
+                "it was told to use the CPU; unset runtime.platform=cpu and the environment variable JAX_PLATFORMS"
+                if on_cpu
+                else f"pip install 'jax[cuda12]' for {sys.executable}",
             )
 
     def _give_way(self, number, requeue, paths):
