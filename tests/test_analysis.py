@@ -116,7 +116,7 @@ def test_the_corrected_mean_is_unbiased_and_its_interval_covers():
     assert np.median(gain) > 2
 
 
-@pytest.mark.parametrize("kind", ["none", "predicted", "bound", "measured"])
+@pytest.mark.parametrize("kind", ["none", "predicted", "bound", "measured", "unknown"])
 def test_the_estimate_lies_in_its_interval(kind):
     """Whatever is known of the bias; and where the Stein term explains nothing the raw mean is kept, but for a predicted bias."""
     bias = Bias(kind, 0.02 if kind in ("predicted", "bound") else 0.0)
@@ -267,6 +267,7 @@ def evidence(excess=None, **changes):
         "excess": excess,
         "estimate": estimated(excess),
         "predicted_bias": 0.0,
+        "bias_is_known": True,
         "mcse_target": None,
         "low": estimates.summarise(excess).mean - 0.1,
         "p": P,
@@ -499,6 +500,13 @@ def test_of_one_chain_there_is_no_rhat_and_no_complaint_of_arviz(caplog):
     (reason,) = [reason for reason in judged(clean()[:1], distance2=slow)[1] if reason.startswith("|w−w0|²")]
     assert reason.startswith(f"|w−w0|² has ESS {slow.ess:.0f}: ")
     assert not caplog.records
+
+
+def test_a_bias_that_nothing_measures_is_told():
+    """Unless the Stein correction explains the draws, and takes it off."""
+    found, (reason,) = judged(bias_is_known=False)
+    assert found == "warn" and "an amount that nothing measures" in reason
+    assert judged(bias_is_known=False, estimate=estimated(*nearly_quadratic(0.5, 1000, 1)))[0] == "ok"
 
 
 def test_the_worst_reason_comes_first():

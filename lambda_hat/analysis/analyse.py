@@ -215,6 +215,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
                 estimate=found,
                 low=interval[0],
                 predicted_bias=bias.share,
+                bias_is_known=bias.kind != "unknown",
                 mcse_target=facts.sampler["mcse_target"],
                 p=facts.p,
                 w0_norm2=facts.w0_norm2,

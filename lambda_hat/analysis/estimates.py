@@ -205,7 +205,7 @@ def estimate(records: _Records, trace_r: float, p: int, bias: _Bias, dtype: str)
         left = 0.0 if bias.kind == "none" else unexplained * max(_beyond(removed, noise), abs(predicted))
     elif bias.kind == "predicted":
         chains, mean, off, left = raw, raw.mean - predicted, predicted, DOUBT * abs(predicted)
-    elif bias.kind == "measured":
+    elif bias.kind in ("measured", "unknown"):
         off, noise = raw.mean * (stein.mean / p - 1), abs(raw.mean) * stein.mcse / p
         chains, mean, left = raw, raw.mean, _beyond(off, noise)
     else:

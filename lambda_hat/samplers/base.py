@@ -36,11 +36,12 @@ class Bias(NamedTuple):
             taken off the mean.
             `bound`: predicted as well, where only its size can be believed.
             `measured`: by the draws alone, through the residual of the Stein identity (`Record.stein`, `Record.stein_curvature`).
+            `unknown`: as measured, but the residual need not show it: where the Stein correction does not help, the run warns.
             `gaussian`: the draws are of a Gaussian in π's place.
         share: of λ̂, by which the mean is predicted to be too large; 0 where nothing is predicted.
     """
 
-    kind: Literal["none", "predicted", "bound", "measured", "gaussian"]
+    kind: Literal["none", "predicted", "bound", "measured", "unknown", "gaussian"]
     share: float = 0.0
 
 

@@ -181,8 +181,9 @@ class SGLD(MarkovSampler):
     Neither step nor minibatch is corrected for. To first order λ̂ is too large by the share (ε/4)(curvature + gradient noise), which
     `_measure` measures; warm-up chooses ε so that it is `bias_target`, and the batch, the control variate and the transitions of a
     draw so that effective draws cost least. The prediction is taken off λ̂. Under rmsprop and adam it is not known: ε_t follows the
-    gradient about, and the term ½ div of the preconditioner that would make up for that is left out, as everywhere; their bias is
-    measured by the draws. They are here to compare with; `none` in whitened coordinates is better in every respect.
+    gradient about, and the term ½ div of the preconditioner that would make up for that is left out, as everywhere. The
+    Stein correction takes that bias off where it helps; elsewhere the run warns of it. They are here to compare with; `none` in
+    whitened coordinates is better in every respect.
 
     BlackJAX's `sgld` has twice this ε.
 
@@ -267,10 +268,10 @@ class SGLD(MarkovSampler):
         return tuned._replace(chosen=chosen)
 
     def bias(self, chosen: Mapping[str, Any]) -> Bias:
-        """Predicted, unless a preconditioner follows the gradient: its own bias only the draws can tell."""
+        """Predicted, unless a preconditioner follows the gradient, which has a bias of its own."""
         share = chosen["predicted_bias"]
         if self.config.precond != "none":
-            return Bias("measured", share)
+            return Bias("unknown", share)
         return Bias("bound" if chosen["predicted_bias_is_a_bound"] else "predicted", share)
 
 
