@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import problems  # noqa: F401  (starts JAX, in float64)
@@ -12,6 +11,7 @@ from test_cli import assert_one_sentence, run_of
 
 from lambda_hat import store
 from lambda_hat.analysis.summary import Summary
+from lambda_hat.config import KINDS
 from lambda_hat.inspect import maintenance
 from lambda_hat.inspect.scan import scan
 from lambda_hat.jobs import pipeline
@@ -194,6 +194,13 @@ means = table.groupby(["n_data", "p", "sampler"])["llc_mean"].agg(["mean", "std"
 """
 """The output layout's script."""
 
+NETWORK = """
+import jax.numpy as jnp
+
+def make():
+    return (lambda key: {"w": jnp.zeros((3, 1))}), (lambda params, x: x @ params["w"])
+"""
+
 
 def aggregated(directory, monkeypatch):
     monkeypatch.chdir(directory)
@@ -213,33 +220,37 @@ def test_the_aggregation_script_runs_as_it_is(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.soak
 def test_the_aggregation_script_runs_with_every_kind_of_model_data_and_sampler(tmp_path, script, monkeypatch):
-    short = (
-        "training.steps=20",
-        "training.polish_steps=2",
-        "sampler.draws=8",
-        "sampler.warmup=2",
-        "runtime.figures=false",
-    )
-    rest = ("data.n_data=60", "runtime.devices=1")
-    models, data, samplers = (
-        sorted(path.stem for path in (Path(__file__).parent.parent / "conf" / group).glob("*.yaml"))
-        for group in ("model", "data", "sampler")
-    )
+    (tmp_path / "net.py").write_text(NETWORK)
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "xy.npz", X=generator.standard_normal((60, 3)), Y=generator.standard_normal(60))
+    np.savez(tmp_path / "w.npz", w=np.ones((3, 1)))
+    rest = ("training.steps=20", "training.polish_steps=2", "runtime.figures=false", "runtime.devices=1")
+    samplers = set(KINDS["sampler"])
+    own = ("model=custom", "model.source=net.py:make", "data=file", "data.path=xy.npz", "data.noise_scale=1")
     sweeps = [
-        (f"model={','.join(models)}", "sampler=laplace", "data=small"),
-        (f"data={','.join(name for name in data if name != 'digits')}", "sampler=laplace", "model=small"),
-        ("data=digits", "model=small", "model.in_dim=64", "model.out_dim=10", "sampler=laplace"),
-        (f"sampler={','.join(samplers)}", "model=quadratic", "model.dim=2", "data=small"),
+        ("model=small,deep_linear,quadratic,monomial,normal_crossing", "sampler=laplace", "data.n_data=60", *rest),
+        ("data=whitened", "sampler=laplace", "model=small", "data.n_data=60", *rest),
+        (
+            "data=digits",
+            "model=small",
+            "model.in_dim=64",
+            "model.out_dim=10",
+            "sampler=laplace",
+            "data.n_data=60",
+            *rest,
+        ),
+        (*own, "training=given", "training.path=w.npz", "sampler=laplace", "runtime.devices=1"),
+        (*own, f"sampler={','.join(samplers - {'laplace'})}", "sampler.draws=8", "sampler.warmup=2", *rest),
     ]
     for words in sweeps:
-        chosen = short if "laplace" not in words[-1] and "sampler=laplace" not in words else (*short[:2], short[-1])
-        outcome = script("sample", "-m", *words, *rest, *(word for word in chosen if "," not in word))
+        outcome = script("sample", "-m", *words)
         assert outcome.code == 0, outcome.text
     table, means = aggregated(tmp_path, monkeypatch)
-    assert set(table["sampler"]) == set(samplers)
+    assert set(table["sampler"]) == samplers
     assert table[["n_data", "p", "L0", "seed", "walltime_sec"]].notna().all(axis=None) and len(means) > len(samplers)
     lines = store.read_lines(tmp_path / "runs" / "targets" / "_catalog.jsonl")
-    assert {line["model"] for line in lines} == set(models) and {line["data"] for line in lines} == set(data)
+    assert {line["model_cfg"]["kind"] for line in lines} == set(KINDS["model"])
+    assert {line["data_cfg"]["kind"] for line in lines} == set(KINDS["data"])
 
 
 def test_the_indexes_are_as_the_layout_has_them(tiny, tool, tmp_path):
@@ -257,8 +268,6 @@ def test_the_indexes_are_as_the_layout_has_them(tiny, tool, tmp_path):
 
 
 def test_a_samplers_name_holds_no_underscore(compose):
-    from lambda_hat.config import KINDS
-
     assert all(store.RUN_ID.fullmatch(f"run_{name}_{'0' * 8}") for name in KINDS["sampler"])
 
 
