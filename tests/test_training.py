@@ -81,7 +81,8 @@ def test_sgd_with_full_batches_is_gradient_descent():
     h = jnp.asarray([1.0, 4.0])
     loss = losses.Loss(None, None, lambda w: 0.5 * jnp.sum(h * w**2), None, 1.0)
     rows = losses.to_rows(np.zeros((2, 0)), np.zeros((2, 0)), 1, "float64")
-    w = training.first_order(config, loss, rows, 2, jnp.ones(2), jax.random.key(0), Journal())
+    steps = training.Steps(config, loss, rows, 2, jax.random.key(0))
+    w = steps.run(steps.start(jnp.ones(2)), Journal())
     expected, velocity = np.ones(2), np.zeros(2)
     for _ in range(3):
         velocity = 0.9 * velocity + np.asarray(h) * expected

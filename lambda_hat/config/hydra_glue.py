@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import store
 from lambda_hat.config import KINDS, Config, hydra_private, launcher, messages, range_problems
+from lambda_hat.config.fields import type_hints
 from lambda_hat.system.errors import ConfigError
 
 STARTED = datetime.now()
@@ -95,7 +97,10 @@ def group_from_plain(group, plain):
     kind = group if group in kinds else plain.get("name" if group in ("sampler", "logger") else "kind")
     if kind not in kinds:
         raise ConfigError(f"{group}: unknown kind {kind!r}; expected one of {', '.join(kinds)}.")
-    absent = {f.name: None for f in fields(kinds[kind]) if not f.metadata["hashed"]}
+    hints = type_hints(kinds[kind])  # what is not in a name: paths, and null, which later settings are in older names
+    absent = {
+        f.name: None for f in fields(kinds[kind]) if not f.metadata["hashed"] or type(None) in get_args(hints[f.name])
+    }
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(kinds[kind]), absent | plain))
     except OmegaConfBaseException as error:

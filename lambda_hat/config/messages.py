@@ -20,6 +20,9 @@ from omegaconf.errors import (
 from lambda_hat.config.fields import describe_type, type_hints, wrong_type
 from lambda_hat.system.errors import UserError
 
+LOGARITHMIC = re.compile(r"log(\d{1,6})")
+"""What stands for so many values of training.checkpoint in a sweep."""
+
 _REWORDED = (  # Hydra's first lines, which have no type of their own, and what is shown in their place
     (r"Ambiguous value for argument '(.*)'", r"\1 has several values: add -m to run each, or write [a,b] for a list."),
     (r"Sweep parameters '(.*)' requires --multirun", r"\1 has several values: add -m to run each."),
@@ -65,6 +68,8 @@ def _by_type(error):
         case ValidationError() if is_dataclass(error.object_type):
             if error.value is None:
                 return f"{key} must not be null; give it a value, or leave it out."
+            if key == "training.checkpoint" and LOGARITHMIC.fullmatch(str(error.value)):
+                return f"{key}={error.value} stands for several steps: add -m to run each."
             return wrong_type(key, error.value, type_hints(error.object_type)[key.rpartition(".")[2]])
         case ValidationError() if index:
             return f"{key} must be {describe_type(error.ref_type)}; one of its entries is {error.value}."
@@ -101,6 +106,11 @@ def unknown_option(group, option, options):
 
 def unknown(key, siblings):
     """The sentence for a setting that does not exist beside those that do."""
+    if str(key) == "training.checkpoint":
+        return (
+            "training.checkpoint has no use with training=given or teacher, which take no steps of training; leave it out, or "
+            "use training=adam, adamw or sgd."
+        )
     group, dot, name = str(key).rpartition(".")
     close = difflib.get_close_matches(name, siblings, 1)
     near = f" Did you mean {group}{dot}{close[0]}?" if close else ""

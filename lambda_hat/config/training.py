@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import Analytic, Network
@@ -55,6 +55,18 @@ class Descent(Training):
     learning_rate: float = setting("peak step size of the optimizer", gt=0, le=100)
     schedule: str = setting("learning rate over the steps", choices=("constant", "cosine", "warmup_cosine"))
     steps: int = setting("number of minibatch steps", ge=0, le=10**8)
+    checkpoint: int | None = setting(
+        "w0 is the weights after this many of the steps, not polished (0: the initialisation); null = the end, polished; with "
+        "-m, log20 stands for 20 of the steps spaced evenly in the logarithm",
+        ge=0,
+        le=10**8,
+    )
+    keep: list[int] | None = setting(
+        "steps at which the trajectory keeps its weights besides, whoever trains it; null = those that the sweep asks for",
+        ge=0,
+        le=10**8,
+        hashed=False,
+    )
     batch_size: int | None = setting("pairs in a minibatch; null = 1024, or n if that is less", ge=1, le=10**8)
     momentum: float = setting("sgd: heavy-ball momentum", ge=0, lt=1)
     weight_decay: float = setting("adamw: decoupled weight decay", ge=0, le=10)
@@ -63,8 +75,25 @@ class Descent(Training):
     polish_tolerance: float = _polish_tolerance()
     dtype: str = setting("precision of the first-order steps; the polish is in float64", choices=("float32", "float64"))
 
+    @property
+    def length(self) -> int:
+        """Steps to w0, or to where its polish begins."""
+        return self.steps if self.checkpoint is None else self.checkpoint
+
+    def moves(self) -> dict[str, Any]:
+        """The settings that the weights after any number of steps depend on: what a trajectory is named after."""
+        names = ["optimizer", "learning_rate", "schedule", "batch_size", "dtype"]
+        names += {"sgd": ["momentum"], "adamw": ["weight_decay"]}.get(self.optimizer, [])
+        names += [] if self.schedule == "constant" else ["steps"]
+        return {name: getattr(self, name) for name in names}
+
     def problems(self, whole):
         n = whole.data.n_data
+        if self.schedule != "constant" and self.length > self.steps:
+            yield (
+                f"training.checkpoint must be ≤ training.steps={self.steps}, the length of its {self.schedule} schedule; got "
+                f"{self.checkpoint}: take an earlier one, or training.schedule=constant, which goes on."
+            )
         if isinstance(whole.model, Network) and self.batch_size is not None and self.batch_size > n:
             yield f"training.batch_size must be ≤ data.n_data={n}; got {self.batch_size}."
 

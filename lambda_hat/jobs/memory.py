@@ -59,7 +59,7 @@ def predict(config, stage):
     single = 4 if getattr(config.sampler, "dtype", "float32") == "float32" else 8
     training = 8 * n * (2 * pair + 2 * max(layers or (0,))) + 8 * p * POLISH_VECTORS
     if isinstance(config.training, Descent):
-        training += 16 * config.training.steps
+        training += 16 * max(config.training.steps, config.training.length)
     if stage == "target":
         return {"the process": PROCESS, "data and training": training}
     sampler = config.sampler

@@ -18,6 +18,7 @@ from lambda_hat.config.hydra_glue import group_from_plain
 from lambda_hat.jobs import loggers, memory
 from lambda_hat.store import lease as leases
 from lambda_hat.store import provenance
+from lambda_hat.store.trajectory import Trajectory
 from lambda_hat.system import home, stopping
 from lambda_hat.system.errors import BrokeDown, ConfigError, Deposed, StoreError, of_disk
 
@@ -245,8 +246,9 @@ def _build(job, lease, _gpus):
     began = time.perf_counter()
     say = _progress(config)
     lease.report(phase="train", now=True)
+    kept = _trajectory(job, say)
     with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
-        target = journal.attempt(lambda: artifact.build(config, say, journal))
+        target = journal.attempt(lambda: artifact.build(config, say, journal, kept))
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
@@ -266,6 +268,24 @@ def _build(job, lease, _gpus):
         f"target: {paths.target}  L0 = {metrics['L0']:.6g}, |∇L| = {metrics['gradient_norm']:.2g}, further descent gains "
         f"{metrics['further_descent_gain']:.2g} in units of λ̂  ({target.meta['walltime_sec']:.1f} s)"
     )
+
+
+def trajectory_groups(config):
+    """What a configuration's trajectory is named after: model, data, what moves the weights, and the seed; None without steps."""
+    if not isinstance(config.training, configs.Descent):
+        return None
+    groups = {"model": config.model, "data": config.data, "training": config.training.moves(), "seed": config.seed}
+    return {key: store.plain(value) for key, value in groups.items()}
+
+
+def _trajectory(job, say):
+    """Where the steps of a target's training are kept; None where no checkpoint of it is, or was, asked for."""
+    config, groups = job.config, trajectory_groups(job.config)
+    if groups is None:
+        return None
+    kept = Trajectory(job.paths.root, groups, say, config.runtime.checkpoint_minutes)
+    is_asked_for = config.training.checkpoint is not None or config.training.keep
+    return kept if is_asked_for or kept.has(config.training.length) else None
 
 
 def _groups(config, stage):

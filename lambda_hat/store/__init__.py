@@ -23,7 +23,7 @@ from lambda_hat.store.files import (
     write_sealed_arrays,
 )
 from lambda_hat.store.index import append_line, read_lines, run_line, target_line, write_lines
-from lambda_hat.store.layout import RUN_ID, SUMS, TARGET_ID, Paths, root_of
+from lambda_hat.store.layout import RUN_ID, SUMS, TARGET_ID, TRAJECTORY_ID, Paths, root_of
 from lambda_hat.store.publish import (
     check_hash,
     check_maker,
@@ -46,6 +46,7 @@ __all__ = [
     "STAGES",
     "SUMS",
     "TARGET_ID",
+    "TRAJECTORY_ID",
     "Paths",
     "Stage",
     "append_line",

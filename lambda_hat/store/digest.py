@@ -26,6 +26,7 @@ class Stage(NamedTuple):
 STAGES = {
     "target": Stage("sha256", 12, 2, ("model", "data", "training", "seed")),
     "run": Stage("sha1", 8, 3, ("sampler", "posterior")),
+    "trajectory": Stage("sha256", 12, 1, ("model", "data", "training", "seed")),
 }
 
 

@@ -3,7 +3,8 @@
 <root>/targets/_catalog.jsonl
 <root>/targets/tgt_<12 hex>/           config.yaml meta.json data.npz params.npz SHA256SUMS _runs.jsonl
     run_<sampler>_<8 hex>/             config.yaml trace.nc analysis.json SHA256SUMS diagnostics/
-<root>/work/<name>/                    a target or a run in progress (lambda_hat.store.lease)
+<root>/trajectories/trj_<12 hex>/      config.yaml meta.json SHA256SUMS step_<8 digits>.npz (lambda_hat.store.trajectory)
+<root>/work/<name>/                    a target, a run or a trajectory in progress (lambda_hat.store.lease)
 <root>/failures/<name>.json            the last failed attempt at it, until an attempt succeeds
 <root>/replaced/                       what force=true moved out of the way
 """
@@ -17,7 +18,8 @@ SUMS = "SHA256SUMS"
 
 TARGET_ID = re.compile(r"tgt_[0-9a-f]{12}")
 RUN_ID = re.compile(r"run_([a-z][a-z0-9]*)_[0-9a-f]{8}")
-"""Whole names of published directories; the group is the sampler's name."""
+TRAJECTORY_ID = re.compile(r"trj_[0-9a-f]{12}")
+"""Whole names of published directories; the group of a run's is the sampler's name."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,6 @@ def root_of(path: Path | str) -> Path:
     """The root of the store that a path lies in by its name; the path's own directory where it lies in none."""
     path = Path(path)
     for parent in path.parents:
-        if parent.name in ("targets", "work", "failures", "replaced", "trash"):
+        if parent.name in ("targets", "trajectories", "work", "failures", "replaced", "trash"):
             return parent.parent
     return path.parent

@@ -19,6 +19,7 @@ from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import custom, losses, models, source, training
 from lambda_hat.targets import data as datasets
+from lambda_hat.targets import trajectory as trajectories
 
 MOST_LOSSES = 16
 """Losses that are kept with what was compiled for them, in one process."""
@@ -130,22 +131,24 @@ def prepare(config):
     return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, {})
 
 
-def build(config, log, journal=None):
+def build(config, log, journal=None, kept=None):
     """Draw the data and find w0.
 
     Arguments:
         config: the whole `config.Config`; posterior and sampler are not looked at.
         log: called with a line for each phase.
         journal: the `Journal` that training goes on from; None = nothing is kept.
+        kept: the `store.trajectory.Trajectory` that the steps of training are kept in; None = they are not.
 
     Raises:
         ConfigError: where model, data and weights do not fit each other.
         BrokeDown: where training does.
     """
     target = prepare(config)
+    trajectory = None if kept is None else _along(config, target, kept)
     start = target.params
     log(f"target: {target.w0.size} parameters, {len(target.x)} pairs; {config.training.kind} …")
-    target, metrics = _search(config, target, journal)
+    target, metrics = _search(config, target, journal, trajectory)
     truth = target.model.truth(
         config.data, config.training, start if isinstance(config.training, FromTeacher) else target.params
     )
@@ -170,6 +173,7 @@ def build(config, log, journal=None):
         "noise_scale": target.noise_scale,
         "dims": {"n": len(target.x), "d": math.prod(target.x.shape[1:]), "p": target.w0.size},
         "metrics": metrics,
+        "trajectory": trajectory and trajectory.point and trajectory.point._asdict(),
         "truth": None
         if truth is None
         else {
@@ -184,24 +188,37 @@ def build(config, log, journal=None):
     return target._replace(meta=meta)
 
 
-def _search(config, target, journal):
+def _along(config, target, kept):
+    """The trajectory that weights are taken from, with the held-out pairs that its losses are of too."""
+    more = datasets.held_out(config.data, target.model, config.seed)
+    if more is None:
+        return trajectories.Kept(kept)
+    y = more.y.reshape(len(more.y), *target.y.shape[1:])
+    return trajectories.Kept(kept, losses.to_rows(more.x, y, target.widest, np.float64))
+
+
+def _search(config, target, journal, trajectory=None):
     """The target at the minimum that is found from its parameters, and how good a minimum that is.
 
     Where σ is the residuals', it is taken after the first-order steps, which do not depend on it, and again after the polish.
     """
     search, found = config.training, {}
+    if isinstance(search, Descent) and search.checkpoint is not None:
+        search = replace(search, polish_steps=0)
     stages = [search]
     if config.data.noise_scale == "residual":
-        there = {"steps": 0} if isinstance(search, Descent) else {}
+        there = {"steps": 0, "checkpoint": None} if isinstance(search, Descent) else {}
         first = [replace(search, polish_steps=0)] if there else []
         second = [replace(search, **there)] if search.polish_steps else []
         stages = [*first, *second, replace(search, polish_steps=0, **there)]
     for number, stage in enumerate(stages):
-        if config.data.noise_scale == "residual" and (number or not isinstance(stage, Descent) or not stage.steps):
+        descends = isinstance(stage, Descent) and (stage.steps or stage.checkpoint is not None)
+        if config.data.noise_scale == "residual" and (number or not descends):
             target = target._replace(noise_scale=_residual_scale(target))
         key = datasets.key(config.seed, "training")
         loss = _likelihood(target)
-        minimum = training.train(stage, loss, target.rows, len(target.x), target.w0, key, journal)
+        along = None if number else trajectory
+        minimum = training.train(stage, loss, target.rows, len(target.x), target.w0, key, journal, along)
         target = target._replace(params=ravel_pytree(target.params)[1](jnp.asarray(minimum.w0)))
         done = {name: max(found.get(name, 0), minimum.metrics[name]) for name in ("steps", "polish_iterations")}
         found = minimum.metrics | done

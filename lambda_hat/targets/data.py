@@ -4,7 +4,7 @@ Each is a subclass of `Source`; `_SOURCES` says which configuration is drawn by 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,12 @@ from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import models
 
-STREAMS = ("x", "noise", "teacher", "init", "training")
+STREAMS = ("x", "noise", "teacher", "init", "training", "held out")
 """Random streams of a target's seed; a new one goes to the end, so that the others keep their draws."""
+
+
+MOST_HELD_OUT = 10_000
+"""Most pairs of a teacher that are drawn besides, for the loss on pairs that are not trained on."""
 
 
 class Data(NamedTuple):
@@ -61,6 +65,10 @@ class Source(ABC):
             ConfigError: where they do not fit the model.
         """
 
+    def held_out(self, model: models.Network, seed: int) -> Data | None:
+        """Pairs of the same origin that are not among those; None where there are none."""
+        return None
+
 
 def source(config: Any) -> Source:
     """The `Source` that a data configuration describes."""
@@ -80,6 +88,15 @@ def build(config: Any, model: models.Model, seed: int) -> Data:
         return Data(np.zeros((config.n_data, 0)), np.zeros((config.n_data, 0)))
     assert isinstance(model, models.Network)
     return source(config).draw(model, seed)
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def held_out(config: Any, model: models.Model, seed: int) -> Data | None:
+    """Pairs of the same origin as `build`'s that are not among them; None where there are none.
+
+    A teacher's are drawn anew, of digits and files they are those that `n_data` leaves.
+    """
+    return source(config).held_out(model, seed) if isinstance(model, models.Network) else None
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,15 @@ class Teacher(Source):
         clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
         return Data(x, clean + _noise(self.config, x, clean.shape, rng(seed, "noise")), params, teacher)
 
+    def held_out(self, model, seed):
+        if self.config.x_dist not in _PLAIN or self.config.x_whiten:  # what their shape is drawn from comes first
+            return None
+        config, generator = replace(self.config, n_data=min(self.config.n_data, MOST_HELD_OUT)), rng(seed, "held out")
+        x = _inputs(config, model.in_dim, generator)
+        teacher, params = model.teacher(config, key(seed, "teacher"))
+        clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
+        return Data(x, clean + _noise(config, x, clean.shape, generator), params, teacher)
+
 
 @dataclass(frozen=True)
 class HandwrittenDigits(Source):
@@ -115,10 +141,17 @@ class HandwrittenDigits(Source):
         return None
 
     def draw(self, model, seed):
+        return self._part(seed, slice(self.config.n_data))
+
+    def held_out(self, model, seed):
+        rest = self._part(seed, slice(self.config.n_data, None))
+        return rest if len(rest.x) else None
+
+    def _part(self, seed, part):
         from sklearn.datasets import load_digits
 
         x, y = map(np.asarray, load_digits(return_X_y=True))
-        subset = rng(seed, "x").permutation(len(x))[: self.config.n_data]
+        subset = rng(seed, "x").permutation(len(x))[part]
         return Data(x[subset] / 16.0, y[subset].astype(np.int64))
 
 
@@ -133,12 +166,21 @@ class FromFile(Source):
         return None if self.config.noise_scale == "residual" else self.config.noise_scale
 
     def draw(self, model, seed):
+        return self._part(seed, slice(self.config.n_data))
+
+    def held_out(self, model, seed):
+        rest = self._part(seed, slice(self.config.n_data, None))
+        return rest if len(rest.x) else None
+
+    def _part(self, seed, part):
         assert self.config.path is not None and self.config.n_data is not None
         self.config.facts()  # refuses a file that has changed
         x, y, _ = given.pairs(self.config.path, self.config.labels_path, self.config.target)
         if self.config.n_data < len(x):
-            subset = rng(seed, "x").permutation(len(x))[: self.config.n_data]
+            subset = rng(seed, "x").permutation(len(x))[part]
             x, y = x[subset], y[subset]
+        elif part.start is not None:  # all pairs are trained on
+            x, y = x[:0], y[:0]
         return Data(x, y if self.config.classes else y.astype(np.float64))
 
 
@@ -201,6 +243,10 @@ _INPUTS = {
         generator.standard_t(config.x_df, shape) * np.sqrt((config.x_df - 2) / config.x_df)
     ),
 }
+
+
+_PLAIN = ("gauss_iso", "uniform", "heavy_tail")
+"""Distributions that draw nothing but the inputs themselves."""
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Minimum(NamedTuple):
     metrics: dict
 
 
-def train(config, loss, rows, n, start, key, journal=None):
+def train(config, loss, rows, n, start, key, journal=None, trajectory=None):
     """Find w0.
 
     Arguments:
@@ -49,6 +49,7 @@ def train(config, loss, rows, n, start, key, journal=None):
         start: flat parameters to start from `[p]`, float64.
         key: JAX key for the minibatches.
         journal: the `Journal` that the work goes on from; None = nothing is kept.
+        trajectory: where the weights along a descent are kept, `trajectory.Kept`; None = nowhere.
 
     Returns:
         The `Minimum`.
@@ -61,9 +62,14 @@ def train(config, loss, rows, n, start, key, journal=None):
     objective = full_batch(loss, rows(np.float64), len(start), nbeta)
     w = np.asarray(start, float)
     steps = 0
-    if isinstance(config, Descent) and config.steps and np.any(objective(w)[1]):
-        steps = config.steps
-        w = first_order(config, loss, rows(config.dtype), n, jnp.asarray(w, config.dtype), key, journal)
+    if isinstance(config, Descent) and (config.length or trajectory is not None) and np.any(objective(w)[1]):
+        steps, along = config.length, Steps(config, loss, rows(config.dtype), n, key)
+        first = along.start(jnp.asarray(w, config.dtype))
+        w = (
+            along.run(first, journal)
+            if trajectory is None
+            else trajectory.weights(along, first, loss, rows(np.float64))
+        )
     value, grad = objective(w)
     if not np.isfinite(value):
         raise BrokeDown(
@@ -125,47 +131,82 @@ def full_batch(loss, rows, p, scale):
 # --- first order ------------------------------------------------------------------------------------------------------
 
 
-def first_order(config, loss, rows, n, w, key, journal):
-    """`config.steps` minibatch steps of the configured optimizer; batches are drawn with replacement.
+class Steps:
+    """Minibatch steps of the configured optimizer; batches are drawn with replacement.
 
-    On one device: a minibatch is too little work to be shared out.
+    On one device: a minibatch is too little work to be shared out. Step i is the same however many there are, and wherever they are
+    cut, unless the schedule has a length.
 
-    Raises:
-        BrokeDown: at the first step after which the parameters are not finite.
+    Arguments:
+        config: `config.Descent`.
+        loss, rows, n: what is minimised, in the configured precision.
+        key: JAX key for the minibatches.
     """
-    batch = config.batch_size or min(n, 1024)
-    optimizer = _OPTIMIZERS[config.optimizer](config, _schedule(config))
 
-    @jax.jit
-    def descend(rows, keys, first, last, carry):
-        def step(i, carry):
-            w, state, broke = carry
-            grad = losses.batch_grad(loss, rows, w, jax.random.randint(keys[i], (batch,), 0, n)) * loss.scale
-            updates, state = optimizer.update(grad, state, w)
-            moved = optax.apply_updates(w, updates)
-            broke = jnp.where((broke < 0) & ~jnp.all(jnp.isfinite(moved)), i, broke)
-            return jnp.where(broke < 0, moved, w), state, broke
+    def __init__(self, config, loss, rows, n, key):
+        self.config = config
+        batch = config.batch_size or min(n, 1024)
+        longest = max(config.steps, config.length, *(config.keep or ()))
+        self._optimizer, self._rows = _OPTIMIZERS[config.optimizer](config, _schedule(config)), rows
+        self._keys = jax.random.split(key, longest)
+        optimizer = self._optimizer
 
-        return jax.lax.fori_loop(first, last, step, carry)
+        @jax.jit
+        def descend(rows, keys, first, last, carry):
+            def step(i, carry):
+                w, state, broke = carry
+                grad = losses.batch_grad(loss, rows, w, jax.random.randint(keys[i], (batch,), 0, n)) * loss.scale
+                updates, state = optimizer.update(grad, state, w)
+                moved = optax.apply_updates(w, updates)
+                broke = jnp.where((broke < 0) & ~jnp.all(jnp.isfinite(moved)), i, broke)
+                return jnp.where(broke < 0, moved, w), state, broke
 
-    keys = jax.random.split(key, config.steps)
-    pieces = resumable.Pieces(journal, partial(jax.tree.map, jnp.asarray))
-    carry, done = (w, optimizer.init(w), jnp.asarray(-1)), 0
-    structure = jax.tree.structure(carry)
+            return jax.lax.fori_loop(first, last, step, carry)
 
-    def call(carry, count):
-        return descend(rows, keys, done, done + count, carry), ()
+        self._descend = descend
 
-    while done < config.steps:
-        carry, found = pieces.next(f"descent {done}", carry, structure, call, config.steps - done, done > 0)
-        done += int(found["count"])
+    def start(self, w):
+        """What step 0 begins with: the weights (the first leaf), the optimizer's state, and where it broke down."""
+        return w, self._optimizer.init(w), jnp.asarray(-1)
+
+    def pieces(self, journal):
+        """What cuts the steps into calls, as `next` takes it."""
+        return resumable.Pieces(journal, partial(jax.tree.map, jnp.asarray))
+
+    def next(self, pieces, carry, structure, done, most):
+        """Some steps after the first `done`.
+
+        Arguments:
+            pieces: what cuts them into calls.
+            carry: after those; None while the journal has later ones.
+            structure: of the carry.
+            most: how many are left.
+
+        Returns:
+            how many steps are done, and the carry after them.
+
+        Raises:
+            BrokeDown: at the first step after which the parameters are not finite.
+        """
+
+        def call(carry, count):
+            return self._descend(self._rows, self._keys, done, done + count, carry), ()
+
+        carry, found = pieces.next(f"descent {done}", carry, structure, call, most, done > 0)
         if carry is not None and int(carry[2]) >= 0:
             raise BrokeDown(
                 f"target not built: the parameters are not finite after step {int(carry[2])} of training; lower "
                 "training.learning_rate.",
                 {"w": np.asarray(carry[0])},
             )
-    return np.asarray(carry[0], float)
+        return done + int(found["count"]), carry
+
+    def run(self, first, journal):
+        """The weights after all steps up to w0, in float64, from what step 0 begins with."""
+        done, carry, pieces = 0, first, self.pieces(journal)
+        while done < self.config.length:
+            done, carry = self.next(pieces, carry, jax.tree.structure(first), done, self.config.length - done)
+        return np.asarray(carry[0], float)
 
 
 def _schedule(config):
