@@ -41,10 +41,10 @@ def records(words, root=None):
             loader = GlobalHydra.instance().config_loader()
             master = loader.load_configuration("config", words, RunMode.MULTIRUN)
             sweeper = master.hydra.sweeper
-            combinations = sweeps.combinations(
-                list(master.hydra.overrides.task), sweeper.get("params"), loader, sweeper.max_combinations
-            )
             compose = Composer(loader, master)
+            combinations = sweeps.combinations(
+                list(master.hydra.overrides.task), sweeper.get("params"), loader, sweeper.max_combinations, compose
+            )
             jobs_of = [(partial(compose, words), words) for words in combinations]
             jobs = [item.job for item in plan.checked("run", jobs_of)]
     except Exception as error:

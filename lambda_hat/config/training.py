@@ -56,8 +56,8 @@ class Descent(Training):
     schedule: str = setting("learning rate over the steps", choices=("constant", "cosine", "warmup_cosine"))
     steps: int = setting("number of minibatch steps", ge=0, le=10**8)
     checkpoint: int | None = setting(
-        "w0 is the weights after this many of the steps, not polished (0: the initialisation); null = the end, polished; with "
-        "-m, log20 stands for 20 of the steps spaced evenly in the logarithm",
+        "w0 is the weights after so many steps, unpolished; 0 = the initialisation, null = the end, polished, log20 (with -m) = "
+        "0 and 19 steps from 1 on, evenly spaced in the logarithm",
         ge=0,
         le=10**8,
     )

@@ -53,7 +53,8 @@ def request(item, options):
 def arrays(found, options, largest):
     """The arrays that make what is missing, in the order in which they are to be submitted.
 
-    Targets whose runs ask for the same share an array, and so do the first packs of their runs, the second ones, ….
+    Targets whose runs ask for the same share an array, and so do the first packs of their runs, the second ones, …. Targets of one
+    trajectory share a job.
 
     Arguments:
         found: `plan.Plan`.
@@ -68,12 +69,13 @@ def arrays(found, options, largest):
         made += [Array(asked, chunk) for chunk in _chunks(packs, largest)]
 
     families = {}
-    for name, target in here.items():
-        runs = [item for item in found.missing if item.job.stage == "run" and item.job.paths.target_id == name]
+    for group in plan.by_trajectory(here.values()):
+        names = {target.name for target in group}
+        runs = [item for item in found.missing if item.job.stage == "run" and item.job.paths.target_id in names]
         needed = [(asked, pack) for asked, packs in _by_request(runs, options).items() for pack in packs]
         needed.sort(key=lambda pair: repr(pair[0]))
-        kind = request(target, options), tuple(asked for asked, _ in needed)
-        families.setdefault(kind, []).append([(target,), *(pack for _, pack in needed)])
+        kind = request(group[0], options), tuple(asked for asked, _ in needed)
+        families.setdefault(kind, []).append([group, *(pack for _, pack in needed)])
     for (asked, asked_by_runs), family in families.items():
         for chunk in _chunks(family, largest):
             targets, *columns = zip(*chunk, strict=True)
@@ -110,7 +112,8 @@ def _by_request(items, options):
     made = {}
     for _, group in itertools.groupby(sorted(items, key=lambda item: repr(apart(item))), apart):
         for pack in plan.tasks(list(group), options.runs_per_job if items[0].job.stage == "run" else 1, ()):
-            asked = together([request(item, options) for item in pack.items], options)
+            asked = [request(item, options) for item in pack.items]  # targets that share a job share their training
+            asked = together(asked, options) if pack.items[0].job.stage == "run" else asked[0]
             made.setdefault(asked, []).append(pack.items)
     return made
 

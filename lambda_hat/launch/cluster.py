@@ -53,6 +53,8 @@ def run_all(stage, combinations, options):
     folder = _folder(items[0], options)
     found = plan.make(items, _alive_if_asked if options.dry_run else slurm.alive)
     submitted = []
+    for line in plan.checkpoints(items):
+        log.info(line)
     if options.dry_run or not found.missing:
         log.info(found.line("to submit"))
         if options.dry_run:

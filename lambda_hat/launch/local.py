@@ -42,6 +42,8 @@ def run_all(stage, combinations, options):
     found = plan.make(items, lambda users: {})  # what waits in a queue may as well be made here
     if len(items) > 1 or options.dry_run:
         log.info(found.line("to make"))
+        for line in plan.checkpoints(items):
+            log.info(line)
     if options.dry_run:
         for item in [*found.targets, *found.missing]:
             log.info("  %s", item.job.directory)

@@ -13,6 +13,7 @@ from lambda_hat.config import hydra_private, messages
 from lambda_hat.config.hydra_glue import to_config
 from lambda_hat.jobs import pipeline
 from lambda_hat.store import lease as leases
+from lambda_hat.store import trajectory as trajectories
 from lambda_hat.system.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,27 @@ class Item(NamedTuple):
     def work(self):
         """Where it is made."""
         return self.job.paths.work(self.job.stage)
+
+    @property
+    def checkpoint(self):
+        """The step of training that w0 is at; None for its end, or where it has none."""
+        return getattr(self.job.config.training, "checkpoint", None) if self.job.config.target is None else None
+
+    @property
+    def is_along(self):
+        """Whether w0 comes from a trajectory that this sweep has checkpoints of."""
+        return bool(getattr(self.job.config.training, "keep", None))
+
+    @property
+    def trajectory(self):
+        """The name of the trajectory that the weights at its checkpoints are of; None where training has no steps."""
+        groups = pipeline.trajectory_groups(self.job.config) if self.job.config.target is None else None
+        return groups and trajectories.identifier(groups)
+
+    def keeping(self, steps):
+        """The same, whose training keeps the weights at these steps."""
+        training = replace(self.job.config.training, keep=steps)
+        return self._replace(job=self.job._replace(config=replace(self.job.config, training=training)))
 
     def target(self):
         """The target of a run."""
@@ -115,7 +137,43 @@ def checked(stage, combinations):
                 for said in ([line] if len(names) == len(combinations) else [f"[{name}] {line}" for name in names])
             )
         )
-    return list(items.values())
+    return _along(items.values())
+
+
+def _along(items):
+    """Items, those of one trajectory told which steps the others need, so that whoever trains it keeps them."""
+    wanted: dict[str, set[int]] = {}
+    for item in items:
+        if item.checkpoint is not None:
+            kept = item.job.config.training.keep or ()
+            wanted.setdefault(item.trajectory, set()).update([item.checkpoint, *kept])
+    if not wanted:
+        return list(items)
+    for item in items:
+        if item.checkpoint is None and item.trajectory in wanted:
+            wanted[item.trajectory].add(item.job.config.training.length)
+    return [item.keeping(sorted(wanted[item.trajectory])) if item.trajectory in wanted else item for item in items]
+
+
+def checkpoints(items):
+    """A line for each set of checkpoints that items of one trajectory are at, for the terminal."""
+    found: dict[str, dict[int | None, None]] = {}
+    for item in items:
+        if item.is_along:
+            found.setdefault(item.trajectory, {})[item.checkpoint] = None
+    sets = {tuple(sorted(each, key=lambda step: (step is None, step))) for each in found.values()}
+    return [
+        f"checkpoints of training: {', '.join('the end, polished' if step is None else str(step) for step in each)}"
+        for each in sorted(sets, key=str)
+    ]
+
+
+def by_trajectory(targets):
+    """Targets in groups, those of one trajectory together: one process then trains it, and none waits for another."""
+    found: dict[str, list] = {}
+    for target in targets:
+        found.setdefault(target.trajectory if target.is_along else target.name, []).append(target)
+    return [tuple(group) for group in found.values()]
 
 
 def _refuse_restated(overrides):
@@ -277,6 +335,8 @@ class Task(NamedTuple):
 def tasks(items, size, built_elsewhere):
     """Runs in groups of at most `size`: those of one target together, and of these the ones that share programs.
 
+    Targets of one trajectory are a group, however many there are.
+
     Arguments:
         items: runs; or targets, which need nothing.
         size: most items of a task.
@@ -288,7 +348,9 @@ def tasks(items, size, built_elsewhere):
             item.job.paths.target_id if item.job.stage == "run" and item.job.paths.target_id in built_elsewhere else ""
         )
 
-    made, left = [], []
+    along = [item for item in items if item.job.stage == "target" and item.is_along]
+    items = [item for item in items if item not in along] if along else items
+    made, left = [list(group) for group in by_trajectory(along)], []
     ordered = sorted(items, key=lambda item: (need(item), _shapes(item), item.name))
     for _, found in groupby(ordered, need):
         found = list(found)

@@ -22,9 +22,11 @@ class LocalSweeper(Sweeper):
     def sweep(self, arguments):
         """Compose nothing here: the launcher does, once for each combination."""
         from lambda_hat.config import sweeps
+        from lambda_hat.launch.compose import Composer
 
         loader = self.hydra_context.config_loader
-        combinations = sweeps.combinations(arguments, self.params, loader, self.max_combinations)
+        compose = Composer(loader, self.config)
+        combinations = sweeps.combinations(arguments, self.params, loader, self.max_combinations, compose)
         return self.launcher.launch(combinations, initial_job_idx=0)
 
 
