@@ -56,6 +56,8 @@ def _main(stage):
                 "query=… is how a shell asks for completions, and sets COMP_LINE; install them with -sc install=bash."
             )
         overrides.check(words, more_options="-cd" in flags or "--config-dir" in flags)
+        if "-m" in flags or "--multirun" in flags:
+            words = overrides.as_sweep(words)
         sys.argv[1:] = [*flags, *words]
         hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name="config")(task)()
     except Exception as error:

@@ -42,7 +42,8 @@ def _verify(arguments, root, filters):
         console.write(*lines, f"{root}: {directories} directories, {formats.size(size)}: {verdict}")
         if damaged:
             console.write(
-                f"restore those files, or redo a run with force=true (a target with {program('build_target')})"
+                f"restore those files, or redo a run with force=true (a target with {program('build_target')}); a trajectory's are "
+                "trained again when they are needed"
             )
     return int(bool(damaged))
 

@@ -35,7 +35,7 @@ def records(words, root=None):
     """
     hydra_glue.register()
     overrides.check(words)
-    words = list(words) + ([f'store.root="{root}"'] if root is not None else [])
+    words = overrides.as_sweep(list(words)) + ([f'store.root="{root}"'] if root is not None else [])
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()

@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+from lambda_hat.config.messages import LOGARITHMIC
 from lambda_hat.config.options import conf_directory, options
 from lambda_hat.system.errors import ConfigError
 
@@ -52,6 +53,15 @@ def arranged(arguments: list[str]) -> tuple[list[str], list[str]]:
 def key_of(word: str) -> str:
     """The setting or group that an override names, without + and ~."""
     return word.lstrip("+~").partition("=")[0].strip()
+
+
+def as_sweep(words: list[str]) -> list[str]:
+    """Overrides of a sweep, in which a word that stands for several values is a choice of them also where it is alone.
+
+    Hydra composes what is no choice before anything is known of the others.
+    """
+    alone = re.compile(rf"training\.checkpoint=({LOGARITHMIC.pattern})")
+    return [alone.sub(r"training.checkpoint=choice(\1)", word) if alone.fullmatch(word) else word for word in words]
 
 
 def check(words: list[str], more_options: bool = False) -> None:

@@ -34,6 +34,14 @@ def published(root: Path) -> Iterator[Path]:
             yield root / "targets" / target / run
 
 
+def trajectories(root: Path) -> Iterator[Path]:
+    """Every trajectory under a root."""
+    if not (root / "trajectories").is_symlink():
+        for name, is_directory in entries(root / "trajectories", store.TRAJECTORY_ID).items():
+            if is_directory:
+                yield root / "trajectories" / name
+
+
 class Verification(NamedTuple):
     """What reading every file again showed: directories read, their bytes, and sentences on those that are damaged."""
 
@@ -49,7 +57,7 @@ def verify(root: Path, records: Sequence[Record] | None = None) -> Verification:
         StoreError: where nothing is published under the root.
     """
     chosen = None if records is None else {record.directory for record in records}
-    there = list(published(existing(root)))
+    there = [*published(existing(root)), *trajectories(root)]
     if not there:
         raise StoreError(
             f"{root}: nothing is published there, so there is nothing to verify; name the directory that holds targets/."
@@ -220,9 +228,9 @@ def leftovers(root: Path, records: Sequence[Record], everything: bool) -> dict[P
     """What stopped and failed work has left, and its bytes.
 
     Arguments:
-        everything: whether to include replaced directories and the trash.
+        everything: whether to include replaced directories, the trash, and trajectories that no target is left of.
     """
-    paths = []
+    paths = _left_of_trajectories(root) if everything else []
     for record in records:
         unpublished = record.state == "damaged" and not os.path.lexists(record.directory)
         if record.state in ("stale", "failed", "missing") or unpublished:
@@ -236,6 +244,19 @@ def leftovers(root: Path, records: Sequence[Record], everything: bool) -> dict[P
     return {path: used(path) for path in paths if os.path.lexists(path)}
 
 
+def _left_of_trajectories(root):
+    """Training that was stopped, and trajectories that no target is left of while nothing is in progress."""
+    work = root / "work"
+    there = [] if work.is_symlink() else [work / name for name in entries(work, store.TRAJECTORY_ID)]
+    records = scan(root)
+    if not any(record.state in ("running", "queued") for record in records):
+        of_targets = {
+            record.meta.trajectory.trajectory_id for record in records if record.meta and record.meta.trajectory
+        }
+        there += [path for path in trajectories(root) if path.name not in of_targets]
+    return [path for path in there if not is_running(root, path.name)]
+
+
 def prune(root: Path, paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Remove leftovers, except for work that has been resumed since they were listed.
 
@@ -244,7 +265,7 @@ def prune(root: Path, paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """
     gone, busy = [], []
     for path in paths:
-        if path.parent == root / "work" and is_running(root, path.name):
+        if path.parent in (root / "work", root / "trajectories") and is_running(root, path.name):
             busy.append(path)
             continue
         if path.is_dir() and not path.is_symlink():

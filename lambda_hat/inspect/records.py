@@ -52,6 +52,16 @@ class KnownCoefficient:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """Where on its trajectory a target's w0 is, or was before the polish: the step, and the mean losses there."""
+
+    trajectory_id: str
+    step: int
+    train_loss: float | None
+    test_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetSummary:
     """What a target's meta.json says; keys that no view needs are left out."""
 
@@ -65,6 +75,7 @@ class TargetSummary:
     truth: KnownCoefficient | None
     walltime_sec: float | None
     noise_scale: float | None = None
+    trajectory: Point | None = None
     created_at: float | None = None
     hashes: Mapping[str, Any] | None = None
 

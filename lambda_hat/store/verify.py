@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lambda_hat.store import trajectory
 from lambda_hat.store.files import damaged, open_regular, read_sealed_arrays, take_maker
 from lambda_hat.store.layout import SUMS
 from lambda_hat.store.publish import check_maker, hashes, open_config, read_json, sha256
 from lambda_hat.system.errors import StoreError
 
 JOINED_LATER = ("_runs.jsonl", SUMS)
-"""Files of a published directory that have no line in its list of hashes; so have runs, and curvature files."""
+"""Files of a published directory that have no line in its list of hashes; so have runs, curvature files, and steps of training."""
 
 
 PARTS = {
     "target": ("config.yaml", "meta.json", "data.npz", "params.npz"),
     "run": ("config.yaml", "analysis.json", "trace.nc"),
+    "trajectory": ("config.yaml", "meta.json"),
 }
 """Files that a published directory always has."""
 
@@ -29,7 +31,7 @@ def damages(directory: Path | str) -> Iterator[str]:
     Parts that were replaced, and listed anew with their hashes, are found by what the others say of them.
     """
     directory = Path(directory)
-    stage = "run" if directory.name.startswith("run_") else "target"
+    stage = {"run": "run", "trj": trajectory.STAGE}.get(directory.name[:3], "target")
     try:
         sums = hashes(directory)
     except StoreError as error:
@@ -51,17 +53,16 @@ def damages(directory: Path | str) -> Iterator[str]:
         name = path.relative_to(directory).as_posix()
         if name in sums or name in JOINED_LATER:
             continue
-        if not name.startswith("curvature_"):
+        prefix, check = _JOINED[stage]
+        if not name.startswith(prefix) or "/" in name:
             yield f"{path} was not published with its directory"
             continue
         try:
-            _check_curvature(path, sums)
+            check(path, sums)
         except StoreError as error:
             yield str(error)
     checks = {"config.yaml": open_config}
-    checks |= (
-        {"analysis.json": _check_run, "trace.nc": _check_trace} if stage == "run" else {"meta.json": _check_target}
-    )
+    checks |= _CHECKS[stage]
     for name, check in checks.items():
         if wrong & {name, "analysis.json"} or name not in sums:
             continue
@@ -121,6 +122,32 @@ def _check_trace(directory, stage):
         place.pop("run_id")
     for what, expected in place.items():
         check_maker(path, what, attributes.get(what, expected), expected)
+
+
+def _check_trajectory(directory, stage):
+    path = directory / "meta.json"
+    check_maker(path, "trajectory_id", read_json(path, "trajectory_id")["trajectory_id"], directory.name)
+
+
+def _check_steps(path, sums):
+    step, _ = trajectory.read_file(path)
+    if path.name != trajectory.LATEST:
+        check_maker(path, "name", path.name, trajectory.file_of(step))
+
+
+_CHECKS = {
+    "target": {"meta.json": _check_target},
+    "run": {"analysis.json": _check_run, "trace.nc": _check_trace},
+    trajectory.STAGE: {"meta.json": _check_trajectory},
+}
+"""What is checked of each file beside its hash."""
+
+_JOINED = {
+    "target": (("curvature_",), _check_curvature),
+    "run": ((), _check_curvature),
+    trajectory.STAGE: (("step_", trajectory.LATEST), _check_steps),
+}
+"""How the names of files begin that join a directory later, and what is checked of them."""
 
 
 def _place(directory):

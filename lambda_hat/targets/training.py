@@ -65,11 +65,10 @@ def train(config, loss, rows, n, start, key, journal=None, trajectory=None):
     if isinstance(config, Descent) and (config.length or trajectory is not None) and np.any(objective(w)[1]):
         steps, along = config.length, Steps(config, loss, rows(config.dtype), n, key)
         first = along.start(jnp.asarray(w, config.dtype))
-        w = (
-            along.run(first, journal)
-            if trajectory is None
-            else trajectory.weights(along, first, loss, rows(np.float64))
-        )
+        if trajectory is None:
+            w = along.run(first, journal)
+        else:
+            w = trajectory.weights(along, w, first, loss, rows(np.float64))
     value, grad = objective(w)
     if not np.isfinite(value):
         raise BrokeDown(

@@ -51,11 +51,12 @@ class Kept:
     held_out: losses.Rows | None = None
     point: Point | None = None
 
-    def weights(self, along, first, loss, rows) -> Float[np.ndarray, " p"]:
+    def weights(self, along, start, first, loss, rows) -> Float[np.ndarray, " p"]:
         """The weights after `along.config.length` steps, in float64.
 
         Arguments:
             along: `training.Steps`.
+            start: the initialisation `[p]` in float64, which step 0 is.
             first: what its step 0 begins with.
             loss: what training minimises.
             rows: the data in float64.
@@ -66,8 +67,8 @@ class Kept:
         step, state = along.config.length, resumable.pack(first)
         value = jax.jit(partial(losses.value, loss))
 
-        def with_losses(carry):
-            w = jnp.asarray(np.asarray(carry[0]), float)
+        def with_losses(done, carry):
+            w = jnp.asarray(start if done == 0 else np.asarray(carry[0]), float)
             found = {"train_loss": value(rows, w)}
             if self.held_out is not None:
                 found["test_loss"] = value(self.held_out, w)
@@ -84,7 +85,7 @@ class Kept:
                         raise
         test = float(found["test_loss"]) if "test_loss" in found else None
         self.point = Point(self.store.name, step, float(found["train_loss"]), test)
-        return np.asarray(found["leaf0"], float)
+        return np.asarray(start if step == 0 else found["leaf0"], float)
 
     def _train(self, along, first, state, with_losses, lease: leases.Lease) -> None:
         """Train to the step that is needed and all that are wanted besides, each from the last one before it."""
@@ -110,7 +111,7 @@ class Kept:
                         if self.store.is_due():
                             save()
                             written = at[0]
-                    self.store.write(lease, goal, with_losses(at[1]))
+                    self.store.write(lease, goal, with_losses(*at))
                     written = goal
             except (KeyboardInterrupt, Stopped):
                 save()
