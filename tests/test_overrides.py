@@ -78,14 +78,14 @@ def test_what_hydra_would_take_otherwise_than_it_was_meant_is_one_sentence(
 
 def test_a_huge_sweep_is_refused_with_its_count_before_it_is_made():
     with pytest.raises(ConfigError, match=r"The sweep has 19999998 combinations \(9999999 of seed × 2 of sampler\)"):
-        sweeps.combinations(["seed=range(1,10000000)", "sampler=hmc,sgld"], None, None, 10_000)
+        sweeps.combinations(["seed=range(1,10000000)", "sampler=hmc,sgld"], None, None, 10_000, None)
 
 
 def test_combinations_are_the_product_and_the_command_line_goes_before_an_experiment():
-    made = sweeps.combinations(["seed=range(1,3)", "a.b=x,[1,2]"], {"seed": "7,8", "c": "choice(1,2)"}, None, 8)
+    made = sweeps.combinations(["seed=range(1,3)", "a.b=x,[1,2]"], {"seed": "7,8", "c": "choice(1,2)"}, None, 8, None)
     assert made == [[f"c={c}", f"seed={seed}", f"a.b={b}"] for c in "12" for seed in "12" for b in ("x", "[1,2]")]
     with pytest.raises(ConfigError, match="an interval has no values"):
-        sweeps.combinations(["seed=interval(0,1)"], None, None, 8)
+        sweeps.combinations(["seed=interval(0,1)"], None, None, 8, None)
 
 
 def test_every_flag_that_takes_a_value_keeps_it():
