@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import logging
 import os
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="a long test: run it with --soak"))
 
 
+def soak_but(quick, names):
+    """Parameters of a test: those of `quick` in every run, the others with --soak."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.soak) for name in names]
+
+
 class Outcome(NamedTuple):
     """What a command left: exit code, standard output and standard error."""
 
@@ -66,6 +73,15 @@ class Outcome(NamedTuple):
     @property
     def text(self):
         return self.out + self.err
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    """Compiled programs of one module are of no use to the next, and take gigabytes together."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

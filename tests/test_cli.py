@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import xarray
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, soak_but
 
 from lambda_hat import store
 
@@ -464,7 +464,7 @@ def test_a_run_ends_when_its_error_is_reached(script, tmp_path):
     assert f"{made[0.03]['draws']}/1000 draws, enough for the error aimed at" in outcome.out
 
 
-@pytest.mark.parametrize("damaged", (False, True))
+@pytest.mark.parametrize("damaged", soak_but([True], [False, True]))
 def test_a_compilation_cache_elsewhere_is_used_and_its_damage_passed_over(tiny, cache, tmp_path, damaged):
     """Damaged as by another process that was killed while it wrote."""
     copy = tmp_path / "cache"

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, soak_but
 
 from lambda_hat.jobs import memory
 from lambda_hat.system.errors import UserError
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """A small process between: what a process takes at most is reckoned from the size of the one that it was forked from."""
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", soak_but(["few of all"], FITS))
 def test_what_is_predicted_is_near_what_is_taken(name, compose, cache, tmp_path):
     """Not less than two thirds of it, not more than three times."""
     options = (*FITS[name], "runtime.figures=false")

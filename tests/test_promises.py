@@ -1,6 +1,6 @@
 """What the README promises: kills, races, damage, full and missing disks, with real processes.
 
-LAMBDA_HAT_KILLS says how many kills to try (8), LAMBDA_HAT_RACERS how many processes start at once (8).
+LAMBDA_HAT_KILLS says how many kills to try (8; with --soak), LAMBDA_HAT_RACERS how many processes start at once (8).
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, TINY, Outcome, tiny_but
+from conftest import ROOT, TINY, Outcome, soak_but, tiny_but
 from test_cli import assert_one_sentence, assert_same_analysis, assert_same_draws, files, run_of
 
 from lambda_hat import store
@@ -87,11 +87,12 @@ def wait_for(condition):
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishes(undisturbed, tmp_path, start):
+@pytest.mark.parametrize("least", [2, pytest.param(KILLS, marks=pytest.mark.soak)])
+def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishes(undisturbed, tmp_path, start, least):
     """Kills go on until the sweep has finished in spite of them; then it starts anew, until enough have been tried."""
     reference, seconds = undisturbed
     generator, kills, finished, number = random.Random(0), 0, 0, 0
-    while kills < KILLS:
+    while kills < least:
         number += 1
         directory = tmp_path / str(number)
         directory.mkdir()
@@ -118,7 +119,7 @@ def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishe
 
 
 def test_a_terminated_run_says_so_and_goes_on(tmp_path, start, finish):
-    options = tiny_but("sampler=hmc", "sampler.draws=2000000", "sampler.mcse_target=null")
+    options = tiny_but("sampler=hmc", "sampler.draws=400000", "sampler.mcse_target=null")
     process = start(tmp_path, "sample", *options)
     progress = lambda: [p for p in tmp_path.glob("runs/work/*.run_*/progress.json") if '"sample"' in p.read_text()]
     wait_for(progress)
@@ -266,10 +267,10 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("size", ["8k", "32k", "64k", "120k"])
+@pytest.mark.parametrize("size", soak_but(["64k"], ["8k", "32k", "64k", "120k"]))
 def test_a_full_disk_is_said_leaves_nothing_half_made_and_can_be_gone_on_from(small_disk, script, tmp_path, size):
     disk = small_disk(f"size={size}")
-    options = (*TINY, "sampler=hmc", f"store.root={disk}/runs", "runtime.compilation_cache=null")
+    options = (*TINY, "sampler=hmc", f"store.root={disk}/runs")
     outcome = script("sample", *options)
     assert_one_sentence(outcome, "No space left on device")
     assert_sound(disk / "runs")
@@ -281,7 +282,7 @@ def test_a_full_disk_is_said_leaves_nothing_half_made_and_can_be_gone_on_from(sm
 
 def test_a_read_only_disk_is_said_and_its_results_can_be_read(small_disk, script):
     disk = small_disk("size=64m")
-    options = (*TINY, "sampler=hmc", f"store.root={disk}/runs", "runtime.compilation_cache=null")
+    options = (*TINY, "sampler=hmc", f"store.root={disk}/runs")
     assert script("sample", *options).code == 0
     small_disk("ro")
     assert "λ̂ =" in script("sample", *options).out
@@ -289,7 +290,7 @@ def test_a_read_only_disk_is_said_and_its_results_can_be_read(small_disk, script
 
 
 def test_a_root_that_vanishes_is_said_and_not_made_anew(tmp_path, start, finish):
-    process = start(tmp_path, "sample", *tiny_but("sampler=hmc", "sampler.draws=200000", "sampler.mcse_target=null"))
+    process = start(tmp_path, "sample", *tiny_but("sampler=hmc", "sampler.draws=20000", "sampler.mcse_target=null"))
     drawing = lambda: [p for p in tmp_path.glob("runs/work/*.run_*/progress.json") if '"adapt"' in p.read_text()]
     wait_for(drawing)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")

@@ -283,7 +283,7 @@ def test_a_line_that_could_not_be_written_is_added_later(tiny, compose, command,
     (tmp_path / job.directory).rename(published)
     index.write_text("")
 
-    def publish(job, lease):
+    def publish(job, lease, gpus):
         lease.is_unindexed = True
         published.rename(job.directory)
         pipeline._index(job)
