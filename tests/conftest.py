@@ -1,6 +1,7 @@
 """What the tests share: composing in process, running the scripts, and one tiny target with a run, made once."""
 
 import contextlib
+import ctypes
 import functools
 import gc
 import io
@@ -82,6 +83,8 @@ def _programs_are_let_go():
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+        if sys.platform == "linux":  # else what was freed stays with the process
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -131,6 +131,7 @@ def test_proximal_step_in_other_coordinates_has_the_same_minimum():
     assert iterations <= 2, "a quadratic whose curvature is one is minimised by a step"
 
 
+@pytest.mark.soak
 def test_a_large_network_is_polished_in_whitened_coordinates(monkeypatch):
     """To the same tolerance as a small one, in fewer iterations."""
     options = ("model.target_params=300", "data.n_data=500", "training.steps=1000", "training.polish_steps=20000")
