@@ -55,7 +55,7 @@ def estimate_llc(
     """Sample a target's posterior, and say what λ̂ is and how far to believe it.
 
     Arguments:
-        target: the model, w0 and the data.
+        target: the model, w0 and the data, as the posterior sees them (`restriction.seen_by`).
         curvature: of the posterior's loss at w0.
         settings: posterior and sampler; anything with these two attributes.
         log: called with a line for each phase.
@@ -103,10 +103,13 @@ def estimate_llc(
         loss=target.loss_name(posterior),
         noise_scale=target.noise_scale_in(posterior),
         dtype=sampler.dtype,
+        parameters=target.meta.get("parameters"),
+        other_data=target.meta.get("other_data"),
     )
     truth, finite = target.meta["truth"], target.model.finite(n * beta, gamma)
     summary = analyse.analyse(result, estimand, sampler, posterior, w0, curvature.gradients, truth, finite)
-    summary = replace(summary, **(identity or {}), target_hashes=target.meta.get("hashes"))
+    made_from = {"target_hashes": target.meta.get("hashes"), "p_model": target.meta.get("p_model")}
+    summary = replace(summary, **(identity or {}), **made_from)
     tree = trace.dataset(result.draws, summary)
     seconds = result.seconds | {"analyse": time.perf_counter() - began}
     return Estimation(result, summary, tree, seconds)

@@ -86,6 +86,11 @@ class Estimand:
     noise_scale: float | None = statistic("σ", "noise scale of the labels, where the loss has one", default=None)
     dtype: str | None = statistic("dtype", "precision of the sampler")
     parameters: str | None = statistic("parameters", "which parameters move; empty: all", default=None)
+    other_data: str | None = statistic(
+        "other data",
+        "sha256 of the data that L_n is the mean over, of which w0 need be no minimum; empty: the target's own",
+        default=None,
+    )
 
     @property
     def nbeta(self) -> float:
@@ -233,7 +238,10 @@ class Summary:
     truth: Truth | None
 
     estimand: Estimand = field(metadata={"inline": True})
-    p: int = statistic("p", "number of parameters", pattern="d", column="p", logged=False)
+    p: int = statistic("p", "number of parameters that move", pattern="d", column="p", logged=False)
+    p_model: int | None = statistic(
+        "p of the model", "where not all of its parameters move", pattern="d", logged=False, default=None
+    )
     L0: float | None = statistic("L_n(w0)", "mean loss at w0")
     chains: int = statistic("chains", pattern="d", logged=False)
     draws: int = statistic("draws", "of each chain", pattern="d", logged=False)
@@ -332,6 +340,17 @@ class Summary:
         ess = "–" if self.ess is None else f"{self.ess:.0f}"
         rhat = "–" if self.rhat is None else f"{self.rhat:.4f}"
         return f"{self.estimate_text()}{interval}  ESS {ess}  R-hat {rhat}"
+
+    def restrictions(self) -> list[str]:
+        """In what the posterior was restricted, a phrase each."""
+        found = []
+        if self.estimand.parameters is not None:
+            found.append(f"{self.p} of {self.p_model} parameters move: {self.estimand.parameters}")
+        if self.estimand.other_data is not None:
+            found.append(
+                f"L_n over {self.estimand.n} other pairs (sha256 {self.estimand.other_data[:12]}), of which w0 need be no minimum"
+            )
+        return found
 
     def shown(self) -> dict[str, float | int | str | None]:
         """The values of `COLUMNS` by column."""

@@ -228,22 +228,28 @@ class FileData(Data):
         if self.classes and facts.least < 0:
             yield f"data.path={self.path}: class numbers must be ≥ 0; got {facts.least:g}."
         if isinstance(whole.model, Network):
-            yield from self._problems_of_layers(whole.model, facts)
+            yield from misfits(f"data.path={self.path}", facts, self.classes, whole.model)
 
-    def _problems_of_layers(self, model, facts):
-        inputs, outputs = facts.x_shape[1:], facts.y_shape[1:] or (1,)
-        if inputs != (model.in_dim,):
-            wanted = f"model.in_dim={inputs[0]}" if len(inputs) == 1 else "one number for each input, or model=custom"
-            yield f"data.path={self.path} has inputs of shape {inputs} and needs {wanted}; got model.in_dim={model.in_dim}."
-        if not self.classes and outputs != (model.out_dim,):
-            yield (
-                f"data.path={self.path} has labels of shape {outputs} and needs as many outputs; got "
-                f"model.out_dim={model.out_dim}."
-            )
-        if self.classes and outputs != (1,):
-            yield f"data.path={self.path} has class numbers of shape {outputs} for each input, which needs model=custom."
-        elif self.classes and facts.largest >= model.out_dim:
-            yield (
-                f"data.path={self.path} has class numbers up to {facts.largest:g} and needs model.out_dim ≥ "
-                f"{facts.largest + 1:g}; got {model.out_dim}."
-            )
+
+def misfits(named: str, facts: given.Facts, classes: bool, model: Network) -> Iterator[str]:
+    """Why the pairs of a file do not fit a fully connected network, a sentence each.
+
+    Arguments:
+        named: the setting that names the file, and the file.
+        facts: of the file.
+        classes: whether its labels are class numbers.
+        model: the network.
+    """
+    inputs, outputs = facts.x_shape[1:], facts.y_shape[1:] or (1,)
+    if inputs != (model.in_dim,):
+        wanted = f"model.in_dim={inputs[0]}" if len(inputs) == 1 else "one number for each input, or model=custom"
+        yield f"{named} has inputs of shape {inputs} and needs {wanted}; got model.in_dim={model.in_dim}."
+    if not classes and outputs != (model.out_dim,):
+        yield f"{named} has labels of shape {outputs} and needs as many outputs; got model.out_dim={model.out_dim}."
+    if classes and outputs != (1,):
+        yield f"{named} has class numbers of shape {outputs} for each input, which needs model=custom."
+    elif classes and facts.largest >= model.out_dim:
+        yield (
+            f"{named} has class numbers up to {facts.largest:g} and needs model.out_dim ≥ {facts.largest + 1:g}; got "
+            f"{model.out_dim}."
+        )

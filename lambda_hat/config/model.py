@@ -42,6 +42,11 @@ class Model:
         """Number of parameters p; None where only the model itself tells."""
         raise NotImplementedError
 
+    def arrays(self) -> dict[str, int] | None:
+        """Numbers that each array of parameters holds, by its name; None where only the model itself tells."""
+        p = self.parameters()
+        return None if p is None else {"w": p}
+
     def problems(self, whole: "Config") -> Iterator[str]:
         """Reasons why it cannot be run with the rest of the configuration, a sentence each."""
         return iter(())
@@ -72,6 +77,14 @@ class Network(Model):
 
     def parameters(self):
         return count_parameters(self.layers(), bias=self.bias, layernorm=self.layernorm)
+
+    def arrays(self):
+        found, layers = {}, self.layers()
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(layers)):
+            normed = self.layernorm and i + 2 < len(layers)
+            vectors = ["bias"] * self.bias + ["scale", "shift"] * normed
+            found |= {f"layer{i}.{name}": fan_out for name in vectors} | {f"layer{i}.weight": fan_in * fan_out}
+        return found
 
 
 class Analytic(Model):

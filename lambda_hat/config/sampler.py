@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambda_hat.config.fields import setting
-from lambda_hat.config.model import Analytic
 
 if TYPE_CHECKING:
     from lambda_hat.config.whole import Config
@@ -103,7 +102,9 @@ class MCLMC(Sampling):
 
     def problems(self, whole):
         yield from super().problems(whole)
-        if isinstance(whole.model, Analytic) and whole.model.parameters() == 1:
+        if whole.model is None or any(whole.model.problems(whole)) or any(whole.posterior.problems(whole)):
+            return
+        if whole.posterior.p(whole.model) == 1:
             yield "sampler=mclmc needs at least 2 parameters (its momentum is a direction); use sampler=hmc for one."
 
 
@@ -134,8 +135,9 @@ class SGLD(Sampling):
 
     def problems(self, whole):
         yield from super().problems(whole)
-        if self.batch_size is not None and self.batch_size > whole.data.n_data:
-            yield f"sampler.batch_size must be ≤ data.n_data={whole.data.n_data}; got {self.batch_size}."
+        n, whose = whole.posterior.pairs(whole.data), "n" if whole.posterior.data else "data.n_data"
+        if self.batch_size is not None and self.batch_size > n:
+            yield f"sampler.batch_size must be ≤ {whose}={n}; got {self.batch_size}."
         if self.precond != "none" and self.metric == "curvature":
             yield (
                 f"sampler.precond={self.precond} is defined in the plain coordinates and sampler.metric=curvature is "

@@ -105,7 +105,9 @@ class Estimand(NamedTuple):
     estimator: int | None
 
 
-RESOLVED = {f"posterior.{name}" for name in ("beta", "nbeta", "gamma", "prior_radius", "loss")}
+RESOLVED = {
+    f"posterior.{name}" for name in ("beta", "nbeta", "gamma", "prior_radius", "loss", "parameters", "data_sha256")
+}
 """Settings of the posterior that `analysis.summary.Estimand` has the effect of, however it was asked for."""
 
 
@@ -160,7 +162,16 @@ def estimand_columns(records: Iterable[Record], columns: Columns) -> Columns:
     """
     keys = varying(records, ("model", "data", "training", "posterior"))
     settings = {key: _setting_reader(key) for key in keys if key not in RESOLVED}
-    return {name: columns[name] for name in ESTIMAND_COLUMNS} | settings
+    named = {name: columns[name] for name in ESTIMAND_COLUMNS}
+    return named | {name: _restriction_reader(columns[name], whole) for name, whole in UNRESTRICTED.items()} | settings
+
+
+UNRESTRICTED = {"parameters": "all", "other_data": "none"}
+"""What columns of an estimand say where a posterior is not restricted, so that it is told from one that is."""
+
+
+def _restriction_reader(read, whole):
+    return lambda record: (read(record) or whole) if record.summary else None
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

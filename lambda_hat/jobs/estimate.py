@@ -24,7 +24,7 @@ from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import conf_directory, options
 from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
-from lambda_hat.targets import artifact, custom
+from lambda_hat.targets import artifact, custom, restriction
 from lambda_hat.targets.models import Params
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class Estimate:
             "ESS": _text(self.ess, ".0f"),
             "R-hat": _text(self.rhat, ".4f"),
             "gradients": _text(self.gradients, ".0f"),
+            **({"restricted": "; ".join(found)} if (found := self.summary.restrictions()) else {}),
             "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
         }
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
@@ -179,7 +180,9 @@ def estimate(
         potential: parameters → L(w) itself, in place of apply, x and y; needs `n`.
         n: number of data that `potential` is the mean loss of.
         settings: settings of sampler and posterior by name, such as draws (1000), warmup (100), chains (4), mcse_target (0.005:
-            drawing stops at this error relative to λ̂), prior_radius (r, for γ = p/r²). What is not given has conf/'s value;
+            drawing stops at this error relative to λ̂), prior_radius (r, for γ = p/r²), parameters (shell patterns of the names
+            of those that move, ["conv.*", "head.w"]; the others stay at w0), data (a file .npz with arrays X and Y, over which L_n
+            is the mean in place of x and y; w0 need be no minimum there, and n sets β). What is not given has conf/'s value;
             None is null there (mcse_target=None: all draws are made).
 
     Returns:
@@ -214,6 +217,7 @@ def estimate(
             )
         else:
             target = _of_network(apply, params, x, y, chosen.posterior, noise_scale, log_likelihood)
+        target = restriction.seen_by(chosen.posterior, target)
         _check_fit(chosen, target)
         curvature = artifact.curvature_at(target, chosen.posterior)
         made = estimation.estimate_llc(
@@ -277,7 +281,7 @@ def _check_fit(settings, target):
     """Refuse settings that do not fit each other, or this many data or parameters."""
     whole = SimpleNamespace(
         model=None,
-        data=SimpleNamespace(n_data=target.meta["dims"]["n"]),
+        data=SimpleNamespace(n_data=target.meta["dims"]["n"], classes=False),
         posterior=settings.posterior,
         sampler=settings.sampler,
     )

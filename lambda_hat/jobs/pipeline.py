@@ -111,7 +111,7 @@ def _identifier(config, stage):
 
 
 def try_out(job, platform=None):
-    """Refuse a target of a user's own model, data or weights that do not fit each other, before anything is written.
+    """Refuse a user's own model, data or weights that do not fit each other or the posterior, before anything is written.
 
     Arguments:
         platform: where they are tried, in place of runtime.platform.
@@ -126,7 +126,9 @@ def try_out(job, platform=None):
             f"model=custom model.source={job.paths.target / 'source.py'}:{config.model.callable}, the copy that it keeps, or "
             "the file that it was made from."
         )
-    if store.is_done(job.paths.target) and not config.force:
+    is_built = store.is_done(job.paths.target) and not config.force
+    restricts = job.stage == "run" and config.posterior.restricts and isinstance(config.model, configs.Custom)
+    if is_built and not restricts:
         return
     if not any(group.is_own for group in (config.model, config.data, config.training)):
         return
@@ -135,9 +137,12 @@ def try_out(job, platform=None):
 
     runtime = replace(config.runtime, compilation_cache=None, platform=platform or config.runtime.platform)
     devices.start(runtime)
-    from lambda_hat.targets import artifact
+    from lambda_hat.targets import artifact, restriction
 
-    artifact.prepare(config)
+    read = partial(artifact.read, job.paths.target, config.model, config.data)
+    target = read() if is_built else artifact.prepare(config)
+    if restricts:  # of other models the configuration tells
+        restriction.seen_by(config.posterior, target)
 
 
 def is_done(job):
@@ -312,10 +317,11 @@ def _run(job, lease, gpus):
     store.read_json(paths.target / "meta.json", *META_KEYS)
 
     from lambda_hat.analysis import estimation, trace
-    from lambda_hat.targets import artifact
+    from lambda_hat.targets import artifact, restriction
 
     say = _progress(config)
     target = artifact.read(paths.target, config.model, config.data)
+    target = restriction.seen_by(config.posterior, target)
     clock.lap("start")
     curvature = artifact.curvature(paths.target, target, config.posterior, lease.build)
     clock.lap("curvature")
@@ -446,4 +452,5 @@ def result_line(job):
         return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
     summary = Summary.read(job.directory)
     line = f"{summary.sampler:5}  {summary.line()}  {summary.status}  {job.directory}"
-    return "\n".join([line, *(f"       {summary.status}: {reason}" for reason in summary.status_reasons)])
+    more = [*summary.restrictions(), *(f"{summary.status}: {reason}" for reason in summary.status_reasons)]
+    return "\n".join([line, *(f"       {each}" for each in more)])

@@ -243,7 +243,7 @@ def try_out(found, platform=None):
         ConfigError: a sentence for each target.
     """
     refused = {}
-    tried = {item.job.paths.target: item for item in [*found.missing, *found.targets]}
+    tried = {(item.job.paths.target, _restriction(item)): item for item in [*found.targets, *found.missing]}
     for item in tried.values():
         try:
             pipeline.try_out(item.job, platform)
@@ -251,6 +251,11 @@ def try_out(found, platform=None):
             refused[str(error)] = error
     if refused:
         raise ConfigError("\n".join(refused)) from next(iter(refused.values()))
+
+
+def _restriction(item):
+    posterior = item.job.config.posterior
+    return repr((posterior.parameters, posterior.data_sha256))
 
 
 def tidy(found):

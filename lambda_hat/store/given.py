@@ -121,11 +121,11 @@ def _unreadable(path, key, error):
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
-def facts(path: str, labels_path: str | None, target: str | None, key: str = "data") -> Facts:
+def facts(path: str, labels_path: str | None, target: str | None, key: str = "data.path") -> Facts:
     """What `pairs` would give, remembered for as long as the files do not change."""
-    known = (_identity(path, f"{key}.path"), labels_path and _identity(labels_path, f"{key}.labels_path"), target)
+    known = (_identity(path, key), labels_path and _identity(labels_path, _beside(key, "labels_path")), target)
     if known not in _FACTS:
-        hashes = sha256(path, f"{key}.path"), labels_path and sha256(labels_path, f"{key}.labels_path")
+        hashes = sha256(path, key), labels_path and sha256(labels_path, _beside(key, "labels_path"))
         import numpy as np
 
         x, y, _ = pairs(path, labels_path, target, key)
@@ -134,30 +134,32 @@ def facts(path: str, labels_path: str | None, target: str | None, key: str = "da
     return _FACTS[known]
 
 
-def pairs(path: str, labels_path: str | None, target: str | None, key: str = "data") -> Pairs:
+def pairs(path: str, labels_path: str | None, target: str | None, key: str = "data.path") -> Pairs:
     """Read inputs and labels.
 
     Arguments:
         path: .npz with arrays X and Y, .npy with X, .csv or .parquet with columns of numbers.
         labels_path: .npy with Y.
         target: column of a table that is the labels; all others are inputs.
-        key: what the settings are called in errors: `data` for `data.path`.
+        key: what the setting that named `path` is called in errors.
 
     Raises:
         ConfigError: for whatever is no data set of equally many inputs and labels, all of them finite numbers.
     """
     ending = Path(path).suffix.lower()
-    named = f"{key}.path={path}"
+    named = f"{key}={path}"
     if ending in TABLES:
         x, y, names = _table(path, ending, target, key)
     elif target is not None:
-        raise ConfigError(f"{key}.target names a column, and {named} holds no table; leave it out.")
+        raise ConfigError(f"{_beside(key, 'target')} names a column, and {named} holds no table; leave it out.")
     elif ending == ".npy":
         if labels_path is None:
-            raise ConfigError(f"{named} holds one array, the inputs; name the labels' with {key}.labels_path=y.npy.")
-        x, y, names = _npy(path, f"{key}.path"), _npy(labels_path, f"{key}.labels_path"), None
+            raise ConfigError(
+                f"{named} holds one array, the inputs; name the labels' with {_beside(key, 'labels_path')}=y.npy."
+            )
+        x, y, names = _npy(path, key), _npy(labels_path, _beside(key, "labels_path")), None
     elif ending == ".npz":
-        arrays = npz(path, f"{key}.path")
+        arrays = npz(path, key)
         upper = {name.upper(): array for name, array in arrays.items()}
         if not {"X", "Y"} <= set(upper):
             raise ConfigError(f"{named} must hold arrays X and Y; got {_listed(arrays) or 'none'}.")
@@ -165,8 +167,15 @@ def pairs(path: str, labels_path: str | None, target: str | None, key: str = "da
     else:
         raise ConfigError(f"{named} must be a file .npz, .npy, .csv or .parquet; got {ending or 'none of these'!r}.")
     if labels_path is not None and ending != ".npy":
-        raise ConfigError(f"{key}.labels_path goes with a file .npy of inputs, and {named} has its own labels.")
+        raise ConfigError(
+            f"{_beside(key, 'labels_path')} goes with a file .npy of inputs, and {named} has its own labels."
+        )
     return Pairs(*_checked(x, y, named), names)
+
+
+def _beside(key, name):
+    """The setting of this name in the same group."""
+    return f"{key.rpartition('.')[0]}.{name}"
 
 
 def _checked(x, y, named):
@@ -200,8 +209,8 @@ def _table(path, ending, target, key):
     import numpy as np
     import pandas as pd
 
-    named = f"{key}.path={path}"
-    with _opened(path, f"{key}.path") as file:
+    named = f"{key}={path}"
+    with _opened(path, key) as file:
         try:
             table = pd.read_csv(file) if ending == ".csv" else pd.read_parquet(file)
         except ImportError as error:
@@ -211,7 +220,9 @@ def _table(path, ending, target, key):
     table.columns = table.columns.astype(str)
     if target is None or target not in table.columns:
         got = "null" if target is None else target
-        raise ConfigError(f"{key}.target must name the column of labels, one of {_listed(table.columns)}; got {got}.")
+        raise ConfigError(
+            f"{_beside(key, 'target')} must name the column of labels, one of {_listed(table.columns)}; got {got}."
+        )
     for column in table.columns:
         if table[column].isna().any():
             row = int(np.flatnonzero(table[column].isna())[0])

@@ -1,5 +1,6 @@
 """A target as a directory: built, written, and read back. data.npz, params.npz and meta.json; arrays only, never pickles."""
 
+import hashlib
 import math
 import os
 import platform
@@ -306,12 +307,15 @@ def curvature(directory, target, posterior, scratch):
     A file that names none, of an earlier version, could be any target's: the curvature is then computed anew.
 
     Arguments:
+        target: as the posterior sees it (`restriction.seen_by`).
         scratch: a directory on the same file system, made where it is not there, for what is then given its name in one step.
 
     Raises:
         StoreError: where the file is there and damaged, or another target's.
     """
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
+    if view := {key: target.meta[key] for key in ("parameters", "other_data") if key in target.meta}:
+        name += f"_{hashlib.sha256(repr(view).encode()).hexdigest()[:12]}"
     path, hidden = Path(directory) / f"curvature_{name}.npz", Path(scratch) / "curvature.npz"
     made_from = {"target_id": target.meta["target_id"], "loss": name, **target.meta["hashes"]}
     if os.path.lexists(path):
