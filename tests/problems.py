@@ -102,7 +102,7 @@ class Problem(NamedTuple):
             four, draws = operator.itemgetter(slice(first, first + 4)), result.draws
             records, steps = jax.tree.map(four, (draws.records, draws.steps))
             part = result._replace(draws=draws._replace(records=records, steps=steps))
-            found.append(analyse.analyse(part, estimand, plain, posterior, np.asarray(self.w0), 0.0))
+            found.append(analyse.analyse(part, estimand, plain, posterior, analyse.Start(np.asarray(self.w0)), 0.0))
         return found
 
 

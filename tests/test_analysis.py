@@ -268,6 +268,7 @@ def evidence(excess=None, **changes):
         "estimate": estimated(excess),
         "predicted_bias": 0.0,
         "bias_is_known": True,
+        "training_step": None,
         "mcse_target": None,
         "low": estimates.summarise(excess).mean - 0.1,
         "p": P,

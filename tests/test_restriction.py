@@ -210,14 +210,18 @@ def test_the_loss_over_other_data(own, tmp_path):
     weights = {f"layer{i}": {k: jnp.asarray(WEIGHTS[f"layer{i}.{k}"]) for k in ("weight", "bias")} for i in (0, 1)}
     model = models.network(3, (4,), 1, activation="tanh", bias=True, layernorm=False, init="lecun")
     other = np.load("other.npz")
-    assert summary.L0 == pytest.approx(np.mean((model.apply(weights, other["X"]) - other["Y"]) ** 2) / 2, rel=1e-5)
+    assert summary.L0 == pytest.approx(
+        float(np.mean((model.apply(weights, other["X"]) - other["Y"]) ** 2)) / 2, rel=1e-5
+    )
 
     shutil.copy("other.npz", "same.npz")
     assert own("posterior.data=same.npz").directory == job.directory
     frozen = json.loads(json.dumps(dataclasses.asdict(job.config)))
     assert pipeline.job("run", config_from_plain(frozen)).directory == job.directory
     np.savez("other.npz", X=X[:41], Y=np.zeros(41))
-    with pytest.raises(ConfigError, match=r"posterior\.data=.*other\.npz: the file has changed since this job was made"):
+    with pytest.raises(
+        ConfigError, match=r"posterior\.data=.*other\.npz: the file has changed since this job was made"
+    ):
         pipeline.job("run", config_from_plain(frozen))
     assert own("posterior.data=other.npz").directory != job.directory
 

@@ -42,6 +42,20 @@ class Bias(NamedTuple):
     share: float
 
 
+class Start(NamedTuple):
+    """What λ̂ is measured from.
+
+    Attributes:
+        w0: the centre `[p]`.
+        training_step: of training that it is at, where it is not the end.
+        descent_gain: what a local descent from there gains, where it was measured.
+    """
+
+    w0: np.ndarray
+    training_step: int | None = None
+    descent_gain: float | None = None
+
+
 class Facts(NamedTuple):
     """What the conclusions from draws rest on beside the draws.
 
@@ -52,6 +66,7 @@ class Facts(NamedTuple):
         laplace: ½ tr R.
         baseline_gain: what a Newton step from w0 gains.
         w0_norm2: |w0|²; 0 where it is not known.
+        training_step, descent_gain: as `Start`.
         acceptance, divergences: of the draws.
         sampler: its configuration, as plain values.
         tuned: settings that were adapted.
@@ -65,6 +80,8 @@ class Facts(NamedTuple):
     laplace: float
     baseline_gain: float
     w0_norm2: float
+    training_step: int | None
+    descent_gain: float | None
     acceptance: float
     divergences: int
     sampler: Mapping[str, Any]
@@ -78,7 +95,7 @@ def analyse(
     estimand: Estimand,
     sampler: Any,
     posterior: Any,
-    w0: np.ndarray,
+    start: Start,
     curvature_gradients: float,
     truth: Mapping[str, Any] | None = None,
     finite: float | None = None,
@@ -89,7 +106,7 @@ def analyse(
         result: `samplers.sample.Result`.
         estimand: what λ̂ is an estimate of.
         sampler, posterior: their configurations.
-        w0: the centre `[p]`.
+        start: w0.
         curvature_gradients: full-data gradients that the curvature at w0 took.
         truth: what the target's meta.json says of a known λ; nothing but `Summary.truth` and whether the chain is where that λ
             holds depends on it.
@@ -97,12 +114,14 @@ def analyse(
     """
     records, steps = Records(*result.draws.records), result.draws.steps
     facts = Facts(
-        p=len(w0),
+        p=len(start.w0),
         estimand=estimand,
         bias=Bias(*result.bias),
         laplace=result.laplace,
         baseline_gain=result.baseline_gain,
-        w0_norm2=float(w0 @ w0),
+        w0_norm2=float(start.w0 @ start.w0),
+        training_step=start.training_step,
+        descent_gain=start.descent_gain,
         acceptance=float(np.mean(steps.acceptance)),
         divergences=int(np.sum(steps.diverging)),
         sampler=store.finite(store.plain(sampler)),
@@ -124,6 +143,8 @@ def analyse(
         laplace=known(result.laplace),
         baseline_gain=known(result.baseline_gain),
         w0_norm2=known(facts.w0_norm2),
+        training_step=facts.training_step,
+        descent_gain=None if facts.descent_gain is None else known(facts.descent_gain),
         acceptance=known(facts.acceptance),
         divergences=facts.divergences,
         adapted=facts.tuned,
@@ -167,6 +188,8 @@ def recompute(summary: Summary, arrays: Mapping[str, np.ndarray]) -> Summary:
         laplace=summary.laplace,
         baseline_gain=summary.baseline_gain,
         w0_norm2=summary.w0_norm2 or 0.0,
+        training_step=summary.training_step,
+        descent_gain=summary.descent_gain,
         acceptance=np.nan if summary.acceptance is None else summary.acceptance,
         divergences=summary.divergences,
         sampler=summary.sampler_config,
@@ -201,12 +224,18 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
     excess, bias, distance2 = records.excess, facts.bias, float(np.mean(records.distance2))
     found = estimates.estimate(records, 2 * facts.laplace, facts.p, bias, facts.estimand.dtype)
     mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
+    baseline, from_minimum = facts.baseline_gain, None
+    if facts.descent_gain is not None:
+        baseline = (
+            baseline if facts.training_step is None else facts.descent_gain
+        )  # a Newton step tells little far from a minimum
+        from_minimum = None if bias.kind == "gaussian" else mean + facts.descent_gain
     if bias.kind == "gaussian":
-        error, interval = estimates.laplace_budget(facts.laplace, found.raw, facts.baseline_gain), (None, None)
-        findings = verdict.judge_laplace(facts.laplace, found.raw, facts.baseline_gain)
+        error, interval = estimates.laplace_budget(facts.laplace, found.raw, baseline), (None, None)
+        findings = verdict.judge_laplace(facts.laplace, found.raw, baseline, facts.training_step)
         mean, mcse, ess, rhat = facts.laplace, None, None, None
     else:
-        error, interval = estimates.budget(found, facts.baseline_gain)
+        error, interval = estimates.budget(found, baseline, is_wanted=facts.training_step is not None)
         findings = verdict.judge(
             verdict.Evidence(
                 excess=excess,
@@ -219,7 +248,8 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
                 mcse_target=facts.sampler["mcse_target"],
                 p=facts.p,
                 w0_norm2=facts.w0_norm2,
-                baseline_gain=facts.baseline_gain,
+                baseline_gain=baseline,
+                training_step=facts.training_step,
                 acceptance=facts.acceptance,
                 warmup=facts.sampler["warmup"],
                 shortened=bool(facts.tuned.get("shortened")),
@@ -235,6 +265,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
         "llc_mcse": known(mcse),
         "llc_interval95": interval,
         "llc_raw": known(found.raw.mean),
+        "llc_from_minimum": known(from_minimum),
         "ess": known(ess),
         "rhat": known(rhat),
         "distance2_mean": known(distance2),

@@ -230,7 +230,9 @@ def _beyond(value: float, noise: float) -> float:
     return max(abs(value) - noise, 0.0) if np.isfinite(value) else np.nan
 
 
-def budget(found: Estimate, baseline: float) -> tuple[ErrorBudget, tuple[float | None, float | None]]:
+def budget(
+    found: Estimate, baseline: float, is_wanted: bool = False
+) -> tuple[ErrorBudget, tuple[float | None, float | None]]:
     """Where λ̂'s error comes from, and the 95 % interval.
 
     mean ± √((quantile·mcse)² + bias_error²), and up by what w0 lies above the minimum nearby.
@@ -238,12 +240,13 @@ def budget(found: Estimate, baseline: float) -> tuple[ErrorBudget, tuple[float |
     Arguments:
         found: the estimate.
         baseline: what a descent from w0 gains, in units of λ̂.
+        is_wanted: whether w0 is what λ̂ is to be measured from all the same, so that this is no error.
     """
     chains = found.corrected if found.uses_stein else found.raw
     parts = {
         "within" if found.quantile == NORMAL else "between": found.quantile * found.mcse,
         "discretisation": found.bias_error,
-        "baseline": baseline,
+        "baseline": 0.0 if is_wanted else baseline,
     }
     error = ErrorBudget(
         within=known(chains.within),
@@ -253,7 +256,7 @@ def budget(found: Estimate, baseline: float) -> tuple[ErrorBudget, tuple[float |
         baseline=known(baseline),
         dominant=max(parts, key=lambda name: np.nan_to_num(parts[name])),
     )
-    return error, (known(found.mean - found.half_width), known(found.mean + found.half_width + baseline))
+    return error, (known(found.mean - found.half_width), known(found.mean + found.half_width + parts["baseline"]))
 
 
 def laplace_budget(laplace: float, drawn: Chains, baseline: float) -> ErrorBudget:

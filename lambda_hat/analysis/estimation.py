@@ -1,8 +1,10 @@
 """From a target and settings to λ̂: the one way that the command line's runs and `lambda_hat.estimate` go."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -13,6 +15,7 @@ from lambda_hat.samplers import sample
 from lambda_hat.store.journal import Journal
 from lambda_hat.targets.artifact import Target
 from lambda_hat.targets.curvature import Curvature, LayerCurvature
+from lambda_hat.targets.training import descent_gain
 
 
 class Settings(NamedTuple):
@@ -67,6 +70,10 @@ def estimate_llc(
     n, w0 = target.meta["dims"]["n"], target.w0
     beta, gamma = sample.inverse_temperature(posterior, n), sample.localization(posterior, len(w0))
 
+    report(phase="adapt", now=True)
+    journal = journal or Journal()
+    step, gain = target.training_step, _descent_gain(target, posterior, n * beta, gamma, journal)
+
     def enough(so_far):
         estimate = estimates.estimate(so_far.records, so_far.trace_r, len(w0), so_far.bias, sampler.dtype)
         report(
@@ -79,9 +86,8 @@ def estimate_llc(
             rhat=estimate.raw.rhat,
             acceptance=so_far.acceptance,
         )
-        return verdict.is_enough(estimate, sampler.mcse_target)
+        return verdict.is_enough(estimate, sampler.mcse_target, 0.0 if step is None else gain)
 
-    report(phase="adapt", now=True)
     result = sample.sample(
         sampler,
         posterior,
@@ -92,7 +98,7 @@ def estimate_llc(
         curvature,
         log,
         enough,
-        journal or Journal(),
+        journal,
     )
     report(phase="analyse", now=True)
     began = time.perf_counter()
@@ -107,9 +113,31 @@ def estimate_llc(
         other_data=target.meta.get("other_data"),
     )
     truth, finite = target.meta["truth"], target.model.finite(n * beta, gamma)
-    summary = analyse.analyse(result, estimand, sampler, posterior, w0, curvature.gradients, truth, finite)
+    start = analyse.Start(w0, step, gain)
+    summary = analyse.analyse(result, estimand, sampler, posterior, start, curvature.gradients, truth, finite)
     made_from = {"target_hashes": target.meta.get("hashes"), "p_model": target.meta.get("p_model")}
     summary = replace(summary, **(identity or {}), **made_from)
     tree = trace.dataset(result.draws, summary)
     seconds = result.seconds | {"analyse": time.perf_counter() - began}
     return Estimation(result, summary, tree, seconds)
+
+
+def _descent_gain(target, posterior, nbeta, gamma, journal):
+    """What a local descent from w0 gains under a posterior, in units of λ̂; None where w0 is a minimum, or nobody has looked.
+
+    Building the target has measured it, at its own n/log n and γ.
+    """
+    found, training = target.meta.get("metrics") or {}, target.meta.get("training_cfg") or {}
+    measured, tolerance = found.get("further_descent_gain"), training.get("polish_tolerance")
+    if measured is None or tolerance is None:
+        return None
+    tolerance *= len(target.w0) / 2
+    restricted = {"parameters", "other_data"} & target.meta.keys()
+    if target.training_step is None and measured <= tolerance and "other_data" not in restricted:
+        return None
+    n, localization = target.meta["dims"]["n"], found.get("further_descent_localization")
+    is_same = target.loss_name(posterior) in ("analytic", "cross-entropy", "nll") and localization == gamma
+    if is_same and not restricted and math.isclose(nbeta, n / math.log(n)):
+        return measured
+    measure = partial(descent_gain, target.loss(posterior), target.rows, target.w0, nbeta, gamma, tolerance)
+    return float(journal.step("descent gain", lambda: {"gain": measure()})["gain"])

@@ -230,6 +230,17 @@ class Summary:
         "95 %", "interval that contains λ̂", pattern=".5g", column=("llc_low95", "llc_high95")
     )
     llc_raw: float | None = statistic("raw mean", "plain mean of the draws", pattern=".5g", default=None)
+    llc_from_minimum: float | None = statistic(
+        "λ̂ from the minimum", "λ̂ and the descent gain: measured from the minimum near w0; empty where w0 is that", pattern=".5g",
+        default=None,
+    )  # fmt: skip
+    descent_gain: float | None = statistic(
+        "descent gain", "what a local descent from w0 gains, in units of λ̂: nβ(L(w0) − L(w*)), w* the minimum of nβL + γ/2|w−w0|²; "
+        "empty where w0 is a minimum", pattern=".5g", default=None,
+    )  # fmt: skip
+    training_step: int | None = statistic(
+        "step", "of training that w0 is at, unpolished; empty for its end", pattern="d", default=None
+    )
     ess: float | None = statistic("ESS", "effective sample size of the raw draws", pattern=".0f")
     rhat: float | None = statistic("R-hat", "of the raw draws", pattern=".4f")
     status: Verdict
@@ -351,6 +362,13 @@ class Summary:
                 f"L_n over {self.estimand.n} other pairs (sha256 {self.estimand.other_data[:12]}), of which w0 need be no minimum"
             )
         return found
+
+    def from_minimum_text(self) -> str | None:
+        """λ̂, the descent gain, and their sum; None where w0 is a minimum."""
+        if self.descent_gain is None or self.llc_mean is None or self.llc_from_minimum is None:
+            return None
+        gain, total = f"{self.descent_gain:.5g}", f"{self.llc_from_minimum:.5g}"
+        return f"λ̂ {self.llc_mean:.5g} + descent gain {gain} = {total}, measured from the minimum near w0"
 
     def shown(self) -> dict[str, float | int | str | None]:
         """The values of `COLUMNS` by column."""

@@ -82,7 +82,8 @@ class Evidence(NamedTuple):
         mcse_target: relative standard error that was asked for; None for as many draws as were asked for.
         p: number of parameters.
         w0_norm2: |w0|².
-        baseline_gain: by how much a descent from w0 lowers nβL_n + γ/2|w−w0|².
+        baseline_gain: what a descent from w0 gains.
+        training_step: of training that w0 is at on purpose; None where it is to be a minimum.
         acceptance: mean acceptance; nan for unadjusted samplers.
         warmup: draws of warm-up.
         shortened: whether the step was shortened on purpose, below what the target acceptance asks for.
@@ -100,10 +101,16 @@ class Evidence(NamedTuple):
     p: int
     w0_norm2: float
     baseline_gain: float
+    training_step: int | None
     acceptance: float
     warmup: int
     shortened: bool
     divergences: int
+
+    @property
+    def from_minimum(self) -> float:
+        """λ̂, at a step of training measured from the minimum near w0: negative values and zero are no scale of an error."""
+        return self.estimate.mean + (0.0 if self.training_step is None else self.baseline_gain)
 
     @property
     def is_finite(self) -> bool:
@@ -147,10 +154,13 @@ def verdict(findings: tuple[Finding, ...]) -> Verdict:
     return findings[0].verdict if findings else "ok"
 
 
-def is_enough(estimate: Estimate, mcse_target: float | None) -> bool:
+def is_enough(estimate: Estimate, mcse_target: float | None, gain: float | None = None) -> bool:
     """Whether draws give λ̂ to this relative standard error, with an R-hat and an ESS of L_n and of |w−w0|² that pass.
 
     A fixed-width stopping rule (Glynn and Whitt, Ann. Appl. Probab. 2:180, 1992); False where there is no target.
+
+    Arguments:
+        gain: of a descent from w0, where λ̂ from the minimum near it is the scale of its error.
     """
     raw = estimate.raw
     return (
@@ -158,11 +168,13 @@ def is_enough(estimate: Estimate, mcse_target: float | None) -> bool:
         and raw.ess >= ESS
         and not raw.rhat > RHAT
         and not _is_slow(estimate.distance2)
-        and estimate.mcse <= mcse_target * abs(estimate.mean)
+        and estimate.mcse <= mcse_target * abs(estimate.mean + (gain or 0.0))
     )
 
 
-def judge_laplace(laplace: float, drawn: Chains, baseline_gain: float) -> tuple[Finding, ...]:
+def judge_laplace(
+    laplace: float, drawn: Chains, baseline_gain: float, training_step: int | None = None
+) -> tuple[Finding, ...]:
     """What is wrong with a Laplace value ½ tr R, given the `Chains` of the excess of its Gaussian's draws."""
     findings = []
     apart = drawn.mean / laplace - 1 if laplace > 0 else math.inf
@@ -175,7 +187,7 @@ def judge_laplace(laplace: float, drawn: Chains, baseline_gain: float) -> tuple[
     elif abs(apart) > GAUSSIAN_SHARE + GAUSSIAN_ERRORS * drawn.mcse / laplace:
         reason = f"draws of the Gaussian miss its λ̂ by {100 * apart:+.1f} %: the posterior is not quadratic"
         add("gaussian", "sampler", "warn", f"{reason}; take another sampler")
-    outcome = _no_minimum(baseline_gain, laplace)
+    outcome = _no_minimum(baseline_gain, laplace, training_step)
     if outcome is not None:
         add("baseline", "w0", *outcome)
     return worst_first(findings)
@@ -229,6 +241,8 @@ def _too_large(e: Evidence):
 def _below_minimum(e: Evidence):
     if not e.is_finite:
         return None
+    if _no_minimum(e.baseline_gain, e.from_minimum, e.training_step) and e.training_step is not None:
+        return None  # which is told
     raw = e.estimate.raw
     below = float(np.mean(e.excess < -BELOW_DEPTH * max(abs(raw.mean), e.excess.std())))
     if below > BELOW or raw.mean < 0:
@@ -271,7 +285,7 @@ def _slow_distance(e: Evidence):
 
 @_check("length")
 def _error_missed(e: Evidence):
-    error, mean = e.estimate.mcse, abs(e.estimate.mean)
+    error, mean = e.estimate.mcse, abs(e.from_minimum)
     if e.mcse_target is not None and error > e.mcse_target * mean:
         share = f"{100 * error / mean:.2g} % of λ̂" if error < mean else f"{error:.2g}, more than λ̂ itself"
         return "warn", (
@@ -311,13 +325,18 @@ def _far_away(e: Evidence):
 
 @_check("w0")
 def _baseline(e: Evidence):
-    return _no_minimum(e.baseline_gain, e.estimate.mean)
+    return _no_minimum(e.baseline_gain, e.from_minimum, e.training_step)
 
 
-def _no_minimum(gain: float, llc: float) -> tuple[Verdict, str] | None:
-    """What is wrong with a w0 from which a descent gains this much, if anything."""
+def _no_minimum(gain: float, llc: float, training_step: int | None = None) -> tuple[Verdict, str] | None:
+    """What is wrong with a w0 from which a descent gains this much, if anything.
+
+    A step of training need not be a minimum; λ̂ may then be negative, and neither is the sampler's fault.
+    """
     if not (np.isfinite(llc) and gain > BASELINE * max(llc, 0.0)) or gain == 0:
         return None
+    if training_step is not None:
+        return "warn", f"w0 is no minimum, but step {training_step} of training: a local descent gains {gain:.3g}"
     if llc <= 0:
         return (
             "bad",

@@ -54,6 +54,16 @@ def _statistic(column):
     return lambda record: column.read(record.summary) if record.summary else None
 
 
+def _at_checkpoint(name):
+    """A loss where w0 is, or was before its polish, on a trajectory."""
+    return lambda record: getattr(record.meta.trajectory, name) if record.meta and record.meta.trajectory else None
+
+
+def _concerns(found):
+    """What the findings on a run concern: its sampler, its length, or w0."""
+    return "; ".join(dict.fromkeys(each.concerns for each in found.findings or ())) if found else None
+
+
 COLUMNS: dict[str, Callable[[Record], Any]] = {
     "target_id": lambda record: record.target_id,
     "model": _setting("model.kind"),
@@ -64,7 +74,10 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "sampler_seed": _setting("sampler.seed"),
     "status": lambda record: record.word,
     "status_reasons": lambda record: "; ".join(record.notes),
+    "status_concerns": lambda record: _concerns(record.summary),
     **{column.name: _statistic(column) for column in summary.COLUMNS},
+    "train_loss": _at_checkpoint("train_loss"),
+    "test_loss": _at_checkpoint("test_loss"),
     "target_version": lambda record: record.target_version,
     "run_id": lambda record: record.run_id,
     "directory": lambda record: str(record.directory),

@@ -453,4 +453,6 @@ def result_line(job):
     summary = Summary.read(job.directory)
     line = f"{summary.sampler:5}  {summary.line()}  {summary.status}  {job.directory}"
     more = [*summary.restrictions(), *(f"{summary.status}: {reason}" for reason in summary.status_reasons)]
+    if text := summary.from_minimum_text():
+        more = [text, *more]
     return "\n".join([line, *(f"       {each}" for each in more)])

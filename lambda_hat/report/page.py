@@ -13,8 +13,8 @@ from lambda_hat.inspect import formats, groups, overview
 from lambda_hat.inspect.filters import KINDS
 from lambda_hat.inspect.records import STATES, Record, RunRecord
 from lambda_hat.inspect.table import COLUMNS
+from lambda_hat.report import curve, panels
 from lambda_hat.report import draws as traces
-from lambda_hat.report import panels
 from lambda_hat.system.errors import StoreError
 from lambda_hat.system.terminal import printable
 
@@ -50,7 +50,7 @@ def page(records: Sequence[Record], root: Path, path: Path) -> str:
         problems=_problems(context),
         overview=_overview(targets, context),
         legend=_legend(context.samplers),
-        sections="\n".join(sections),
+        sections="\n".join([*_curves(records, context), *sections]),
         shared=_definitions(overview.shared(records, context.differing)),
     )
 
@@ -222,6 +222,24 @@ def _table(header, lines, left):
 
 def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{_text(a)}</dt><dd>{_text(b)}</dd>" for a, b in pairs) + "</dl>"
+
+
+# --- along training ---------------------------------------------------------------------------------------------------
+
+
+def _curves(records, context):
+    """A section for each network that is sampled at several steps of its training."""
+    for number, group in enumerate(curve.along_training(records), 1):
+        drawings = "".join(_figure(caption, svg) for caption, svg in curve.figures(group, context).items())
+        seeds = len({record.settings.get("seed") for record in group})
+        steps = sorted({curve.step_of(record) for record in group})
+        about = (
+            f"{len(group)} runs at {len(steps)} steps from {steps[0]} to {steps[-1]}, {seeds} seed{'s' * (seeds > 1)}"
+        )
+        yield (
+            f'<section id="c{number}"><h2>Along training</h2><p class="note">{_text(about)}; step 0 is drawn at the left end. '
+            f'w0 is no minimum before the end: λ̂ may be negative there.</p><div class="figures">{drawings}</div></section>'
+        )
 
 
 # --- a target ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The report's figures: λ̂ by sampler, running λ̂, work, traces, ranks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -46,7 +46,8 @@ def known(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     return sorted(finite)[:3], sorted({truth.learning_coefficient for truth in truths})
 
 
-def _range(values, margin=0.06):
+def value_range(values: Iterable[float | None], margin: float = 0.06) -> tuple[float, float]:
+    """The ends of an axis that shows these values, with a margin."""
     values = [value for value in values if value is not None and math.isfinite(value)] or [0.0]
     low, high = min(values), max(values)
     space = margin * ((high - low) or abs(high) or 1)
@@ -63,7 +64,7 @@ def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) 
         names = [(-i, records[i].sampler) for i in first]
     height = 17 * len(records) if len(records) <= MOST_NAMED else max(17 * MOST_NAMED, 4 * len(records))
     plot = svg.Plot(
-        _range([*ends, *finite, *truths, *(record.result.llc_mean for record in records)]),
+        value_range([*ends, *finite, *truths, *(record.result.llc_mean for record in records)]),
         (0.6 - len(records), 0.6),
         xlabel="λ̂",
         height=60 + int(height),
@@ -106,7 +107,7 @@ def convergence(
     late = [value for _, _, mean in curves for value in mean[len(mean) // 3 :]]
     first, last = min(float(x[0]) for _, x, _ in curves), max(float(x[-1]) for _, x, _ in curves)
     span = (first, max(last, 1.01 * first))
-    plot = svg.Plot(span, _range([*late, *finite, *truths]), xlabel=xlabel, ylabel="λ̂", xlog=True)
+    plot = svg.Plot(span, value_range([*late, *finite, *truths]), xlabel=xlabel, ylabel="λ̂", xlog=True)
     _mark_known(plot.across, finite, truths)
     for record, x, mean in curves:
         plot.line(x, mean, context.css(record), described(record, ()))
@@ -148,7 +149,7 @@ def trace(record: RunRecord, draws: traces.Draws) -> str:
         return '<p class="note">No draw is finite.</p>'
     plot = svg.Plot(
         (0, max(1, draws.llc.shape[1] - 1)),
-        _range(finite.tolist(), 0.03),
+        value_range(finite.tolist(), 0.03),
         xlabel="draw",
         ylabel="nβ (L − L₀)",
         height=170,

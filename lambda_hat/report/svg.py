@@ -105,6 +105,12 @@ class Plot:
         at = f"{self._height - self.y(y):.1f}"
         self._marks.append(f'<line class="bar {css}" x1="{a}" x2="{b}" y1="{at}" y2="{at}">{_title(title)}</line>')
 
+    def error(self, x, low, high, css, title=""):
+        """A thin bar along y."""
+        a = f"{self.x(x):.1f}"
+        b, c = (f"{self._height - self.y(value):.1f}" for value in (low, high))
+        self._marks.append(f'<line class="whisker {css}" x1="{a}" x2="{a}" y1="{b}" y2="{c}">{_title(title)}</line>')
+
     def point(self, x, y, css, title=""):
         """A dot."""
         a, b = self._at(x, y).split(",")

@@ -45,6 +45,8 @@ def start(runtime):
     for name, value in SETTINGS.items():
         jax.config.update(f"jax_{name}", value)
     jax.config.update("jax_random_seed_offset", 0)
+    # else memory that runs out in a program on its way shows where its result is read, and XLA aborts the process there
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if runtime.devices or "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with suppress(RuntimeError):  # made already
             jax.config.update("jax_num_cpu_devices", runtime.devices or machine.cores())

@@ -58,6 +58,11 @@ class Target(NamedTuple):
         return np.asarray(ravel_pytree(self.params)[0], float)
 
     @property
+    def training_step(self):
+        """The step of training that w0 is at, unpolished; None for its end, and where there was none."""
+        return (self.meta.get("training_cfg") or {}).get("checkpoint")
+
+    @property
     def widest(self):
         """Numbers that the widest layer holds for one example, inputs included."""
         return self.model.widest(self.params, self.x)

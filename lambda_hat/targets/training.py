@@ -99,6 +99,23 @@ def train(config, loss, rows, n, start, key, journal=None, trajectory=None):
     return Minimum(w, found)
 
 
+def descent_gain(loss, rows, w0, nbeta, gamma, tolerance):
+    """What a local descent from w0 gains, in units of λ̂: nβ(L_n(w0) − L_n(w*)), w* the minimum of nβL_n + γ/2 |w−w0|².
+
+    As far as the iterations of one proximal step find it.
+
+    Arguments:
+        loss: the `losses.Loss` that L_n is.
+        rows: function from a dtype to the data in that precision.
+        w0: `[p]`, float64.
+        nbeta, gamma: nβ and γ.
+        tolerance: as `proximal_step` takes it.
+    """
+    objective = full_batch(loss, rows(np.float64), len(w0), nbeta)
+    coordinates = _coordinates(loss, rows, w0, nbeta, gamma)
+    return objective(w0)[0] - objective(proximal_step(objective, w0, gamma, coordinates, tolerance)[0])[0]
+
+
 def _coordinates(loss, rows, w, nbeta, gamma):
     """The map in whose coordinates nβL_n + γ/2 |w − w0|² has a curvature of about one, for `proximal_step`."""
     if not curvature.is_layered(loss, len(w)):
