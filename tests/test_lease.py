@@ -1,7 +1,7 @@
 """Leases: who is taken for dead and is not stops, and two owners never write one journal.
 
 Machines are suspended, and cut off from their file system: here a process is stopped by SIGSTOP, another, which sees it as on
-another machine, takes over, and the first one goes on at a random moment. LAMBDA_HAT_STOPS says how many moments are tried (50,
+another machine, takes over, and the first one goes on at a random moment. LAMBDA_HAT_STOPS says how many moments are tried (8,
 with --soak).
 """
 
@@ -24,7 +24,7 @@ from lambda_hat.store import lease as leases
 from lambda_hat.store.journal import Journal
 from lambda_hat.system.errors import Deposed, Stopped
 
-STOPS = int(os.environ.get("LAMBDA_HAT_STOPS", "50"))
+STOPS = int(os.environ.get("LAMBDA_HAT_STOPS", "8"))
 
 ELSEWHERE = """
 import sys
