@@ -61,7 +61,7 @@ SPOILT = {
     "no warm-up": (("sampler=hmc", "sampler.warmup=0"), "warm-up 0"),
     "no warm-up, sgld": (("sampler=sgld", "sampler.warmup=0"), "warm-up 0"),
 }
-QUICK = ("hmc, step 10 times too large", "sgld, step 10 times too large", "20 draws")
+QUICK = ("hmc, step 10 times too large", "20 draws")
 
 
 @pytest.mark.parametrize("name", soak_but(QUICK, SPOILT))
@@ -72,7 +72,7 @@ def test_a_spoilt_run_is_not_ok(name):
     assert any(reason in line for line in found.status_reasons), found.status_reasons
 
 
-@pytest.mark.parametrize("sampler", soak_but(["mclmc"], ["hmc", "mclmc", "sgld"]))
+@pytest.mark.parametrize("sampler", soak_but([], ["hmc", "mclmc", "sgld"]))
 def test_an_untrained_network_is_bad(sampler):
     found = judged(f"sampler={sampler}", "sampler.draws=200", of=UNTRAINED)
     assert found.status == "bad"

@@ -87,12 +87,12 @@ def wait_for(condition):
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("least", [1, pytest.param(KILLS, marks=pytest.mark.soak)])
-def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishes(undisturbed, tmp_path, start, least):
+@pytest.mark.soak
+def test_killed_at_any_moment_nothing_is_half_there_and_the_same_command_finishes(undisturbed, tmp_path, start):
     """Kills go on until the sweep has finished in spite of them; then it starts anew, until enough have been tried."""
     reference, seconds = undisturbed
     generator, kills, finished, number = random.Random(0), 0, 0, 0
-    while kills < least:
+    while kills < KILLS:
         number += 1
         directory = tmp_path / str(number)
         directory.mkdir()
