@@ -174,7 +174,7 @@ def build(config, log, journal=None, kept=None):
         "data": config.names.data or config.data.kind,
         "model_cfg": config.model,
         "data_cfg": config.data,
-        "training_cfg": config.training,
+        "training_cfg": store.plain(config.training),
         "widths": list(target.model.widths),
         "noise_scale": target.noise_scale,
         "dims": {"n": len(target.x), "d": math.prod(target.x.shape[1:]), "p": target.w0.size},
