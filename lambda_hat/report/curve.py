@@ -106,5 +106,6 @@ def _from_minimum(group, place, span, context):
         css = context.css(line[0][0])
         plot.line([place(r) for r, _ in line], [v for _, v in line], f"thin {css}", f"seed {_seed(line)}")
         for record, value in line:
-            plot.point(place(record), value, f"{css} {record.verdict}", f"step {step_of(record)}: {value:.5g}")
+            mark = plot.cross if record.verdict == "bad" else plot.point
+            mark(place(record), value, f"{css} {record.verdict}", f"step {step_of(record)}: {value:.5g}")
     return plot.svg("Estimates from the minimum near w0 against the step of training")
