@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 from conftest import TINY
@@ -30,6 +32,24 @@ def test_a_run_without_a_home_arrives(script, monkeypatch):
     monkeypatch.setenv("HOME", "/dev/null/nobody")
     outcome = script("sample", *TINY, "sampler=hmc")
     assert outcome.code == 0 and "λ̂ =" in outcome.out, outcome.text
+
+
+ESTIMATE = """
+import os, numpy as np, lambda_hat
+est = lambda_hat.estimate(potential=lambda w: (w ** 2).sum(), params=np.zeros(2), n=100, gamma=1, sampler="laplace", draws=20)
+print(est.llc > 0, os.environ.get("HOME"))
+"""
+
+
+@pytest.mark.parametrize("home_of_caller", ["/dev/null/nobody", None])
+def test_an_estimate_without_a_home_arrives_and_leaves_it_as_it_was(tmp_path, home_of_caller):
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    environment |= {} if home_of_caller is None else {"HOME": home_of_caller}
+    done = subprocess.run(
+        [sys.executable, "-c", ESTIMATE], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"True {home_of_caller}\n"
 
 
 @pytest.mark.parametrize(

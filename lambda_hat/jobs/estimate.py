@@ -22,7 +22,7 @@ from lambda_hat.analysis import estimation
 from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import conf_directory, options
-from lambda_hat.system import devices
+from lambda_hat.system import devices, home
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom, restriction
 from lambda_hat.targets.models import Params
@@ -210,6 +210,8 @@ def estimate(
     began = time.perf_counter()
     named = {name: value for name, value in {"gamma": gamma, "beta": beta, "loss": loss}.items() if value is not None}
     chosen = _settings(sampler, {"seed": seed} | named | settings)
+    with home.lent():
+        import arviz  # noqa: F401
     with devices.settings():
         if potential is not None:
             target = _of_potential(

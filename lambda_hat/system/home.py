@@ -5,11 +5,29 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
 
-def settle():
+@contextmanager
+def lent() -> Iterator[None]:
+    """HOME within this block: a temporary directory where the user's own cannot be written; as it was afterwards.
+
+    For a caller's own process, in which ArviZ is to be imported.
+    """
+    home = os.environ.get("HOME")
+    settle()
+    try:
+        yield
+    finally:
+        if os.environ.get("HOME") != home:
+            os.environ.pop("HOME")
+            os.environ.update({} if home is None else {"HOME": home})
+
+
+def settle() -> None:
     """Let HOME be a temporary directory where the user's own cannot be written: there ArviZ cannot be imported.
 
     Called before work begins; what is configured has been read by then.
