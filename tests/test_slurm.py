@@ -68,7 +68,9 @@ def begin(cluster, start, tmp_path):
 
     def begun(name, *argv, cwd=tmp_path):
         flags = [word for word in argv if word.startswith("--")]
-        processes.append(start(cwd, name, "-m", *flags, *SLURM, *(word for word in argv if word not in flags)))
+        given = {word.partition("=")[0] for word in argv}  # a setting that is given twice is refused
+        usual = (word for word in SLURM if word.partition("=")[0] not in given)
+        processes.append(start(cwd, name, "-m", *flags, *usual, *(word for word in argv if word not in flags)))
         return processes[-1]
 
     yield begun
