@@ -1,5 +1,9 @@
 """`lambda_hat.estimate`: exact answers, any pytree, the command line's number, the caller's settings, and refusals."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import lambda_hat
 from lambda_hat.analysis import estimation
+from lambda_hat.jobs import pipeline
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact
 
@@ -189,3 +194,158 @@ def test_a_potential_needs_n_alone():
         lambda_hat.estimate(potential=lambda w: jnp.sum(w**2), params=W, x=X, y=Y, n=10)
     with pytest.raises(ConfigError, match="one finite number"):
         lambda_hat.estimate(potential=lambda w: w**2, params=W, n=10)
+
+
+# --- kept in a store --------------------------------------------------------------------------------------------------
+
+NETWORK = """
+import jax.numpy as jnp
+
+def make(bend: bool = False, wide: bool = False):
+    def apply(params, x):
+        outputs = jnp.tanh(x @ params["layer"]["w"]) if bend else x @ params["layer"]["w"]
+        return jnp.stack([outputs, outputs], 1) if wide else outputs
+    return lambda key: {"layer": {"w": jnp.zeros(3)}}, apply
+"""
+KEPT = {
+    "noise_scale": REGRESSION.sigma,
+    "gamma": 2.0,
+    "store": "runs",
+    "source": "net.py:make",
+    "sampler": "laplace",
+    "draws": 200,
+}
+QUICK_HMC = {"sampler": "hmc", **QUICK}
+W0 = {"layer": {"w": REGRESSION.problem.w0}}
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    return tmp_path
+
+
+def in_layer(params, x):
+    return x @ params["layer"]["w"]
+
+
+def keep(**changes):
+    return lambda_hat.estimate(**{"apply": in_layer, "params": W0, "x": X, "y": Y} | KEPT | changes)
+
+
+def sampled(monkeypatch):
+    """A list that grows by one for each time that draws are made."""
+    calls, sample = [], estimation.sample.sample
+    monkeypatch.setattr(estimation.sample, "sample", lambda *args: calls.append(1) or sample(*args))
+    return calls
+
+
+def test_with_a_store_the_second_call_finds_what_the_first_has_made(network, monkeypatch):
+    calls = sampled(monkeypatch)
+    first, again = keep(**QUICK_HMC), keep(**QUICK_HMC)
+    assert len(calls) == 1
+    assert again.summary == first.summary and again.noise_scale == REGRESSION.sigma
+    np.testing.assert_array_equal(again.trace["posterior"]["llc"], first.trace["posterior"]["llc"])
+    table = lambda_hat.load_results("runs")
+    assert table["llc_mean"].tolist() == [first.llc]
+    without = keep(store=None, source=None, **QUICK_HMC)
+    assert len(calls) == 2
+    assert first.llc == pytest.approx(without.llc, rel=1e-9)
+    assert first.summary.estimand == without.summary.estimand
+    keep(seed=1, **QUICK_HMC)
+    assert len(calls) == 3 and len(list(network.glob("runs/targets/tgt_*"))) == 1
+    keep(y=Y + 1e-3, **QUICK_HMC)
+    assert len(calls) == 4 and len(list(network.glob("runs/targets/tgt_*"))) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_command_line_finds_what_an_estimate_has_kept(network, compose, dtype):
+    """With the same arrays in files, restricted to the same parameters."""
+    x, w = X.astype(dtype), W0["layer"]["w"].astype(dtype)
+    est = keep(x=x, params={"layer": {"w": w}}, noise_scale="residual", parameters=["layer.*"])
+    np.savez("xy.npz", X=x, Y=Y)
+    np.savez("w.npz", **{"layer.w": w})
+    config = compose.__wrapped__(
+        "model=custom", "model.source=net.py:make", "data=file", "data.path=xy.npz", "data.noise_scale=residual",
+        "training=given", "training.path=w.npz", "sampler=laplace", "sampler.draws=200", "posterior.gamma=2",
+        "posterior.parameters=[layer.*]",
+    )  # fmt: skip
+    job = pipeline.job("run", config)
+    assert pipeline.is_done(job)
+    assert (job.paths.target_id, job.paths.run_id) == (est.summary.target_id, est.summary.run_id)
+    residual = Y - X @ W0["layer"]["w"]
+    assert est.noise_scale == pytest.approx(np.sqrt(np.mean(residual**2)), rel=1e-4)
+
+
+SURROUNDINGS = """
+import os, numpy as np, lambda_hat, jax, jax.numpy as jnp
+import lambda_hat.jobs.estimate
+def surroundings():
+    flags = {name: getattr(jax.config, name) for name in dir(jax.config) if name.startswith("jax_")}
+    return flags, dict(os.environ), str(jnp.zeros(1).dtype)
+x = np.linspace(-1, 1, 90).reshape(30, 3)
+before = surroundings()
+est = lambda_hat.estimate(
+    lambda w, x: x @ w["layer"]["w"], {"layer": {"w": np.ones(3)}}, x, x @ np.ones(3), noise_scale=1, gamma=1,
+    sampler="laplace", draws=50, store="runs", source="net.py:make",
+)
+print(est.llc, surroundings() == before, os.environ["HOME"], jnp.zeros(1).dtype)
+"""
+
+
+def test_the_surroundings_of_an_estimate_that_is_kept_stay(network):
+    """All settings of JAX, devices and caches among them, and the environment, of a process that has settled nothing itself."""
+    environment = os.environ | {"HOME": "/dev/null/nobody", "JAX_PLATFORMS": "cpu"}
+    process = [sys.executable, "-c", SURROUNDINGS]
+    done = subprocess.run(process, cwd=network, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    llc, *rest = done.stdout.split()
+    assert rest == ["True", "/dev/null/nobody", "float32"]
+    x = np.linspace(-1, 1, 90).reshape(30, 3)
+    here = keep(
+        x=x, y=x @ np.ones(3), params={"layer": {"w": np.ones(3)}}, noise_scale=1, gamma=1, draws=50, store="here"
+    )
+    assert float(llc) == pytest.approx(here.llc, rel=1e-9)
+    assert GlobalHydra.instance().hydra is None
+
+
+def test_options_of_a_source_are_in_the_name(network):
+    bent = keep(apply=lambda w, x: jnp.tanh(in_layer(w, x)), options={"bend": True})
+    straight = keep()
+    assert bent.summary.target_id != straight.summary.target_id
+    assert bent.llc != pytest.approx(straight.llc, rel=1e-3)
+
+
+REFUSED_BY_A_STORE = [
+    ({"source": None}, "store='runs' names what it keeps after the source .* got source=None: give source='net.py:make'"),
+    ({"store": None}, "source has a use only with store, .* got 'net.py:make' without: give store='runs' as well"),
+    ({"store": None, "source": None, "options": {}}, "options has a use only with store"),
+    ({"store": 5}, "store must be the path of a directory, such as 'runs'; got 5"),
+    ({"log_likelihood": lambda f, y: f - y, "noise_scale": None}, "got log_likelihood, a function that .* leave store out"),
+    ({"source": "net.py"}, "must be a file or a module and a callable in it"),
+    ({"source": "other.py:make"}, "other.py: the file cannot be read"),
+    ({"source": "net.py:build"}, "build must be a callable; there is no such name"),
+    ({"options": {"depth": 2}}, "make has no option depth; it takes bend, wide"),
+    ({"options": {"bend": object()}}, "bend"),
+    ({"params": {"layer": {"v": W}}, "apply": lambda p, x: x @ p["layer"]["v"]}, "it lacks layer.w; unknown are layer.v"),
+    ({"params": {"layer": {"w": np.zeros(2)}}, "apply": lambda p, x: x[:, :2] @ p["layer"]["w"]}, r"must have shape \(3,\), as"),
+    ({"options": {"wide": True}}, r"it has outputs of shape \(8, 2\) for 8 examples, and apply has \(8, 1\)"),
+    ({"options": {"bend": True}}, "source=net.py:make must make the network that apply .* has other outputs than apply at w0"),
+    ({"options": {"bend": True}, "params": {"layer": {"w": W}}}, "has other outputs than apply beside w0"),
+    ({"parameters": ["layer.v"]}, "match(es)? no parameter"),
+    ({"draws": 0}, "sampler.draws must be ≥ 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED_BY_A_STORE)
+def test_what_a_store_cannot_keep_is_refused_in_a_sentence_and_nothing_written(network, changes, sentence):
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        keep(**changes)
+    assert "\n" not in str(refused.value)
+    assert {path.name for path in network.iterdir()} == {"net.py"}
+
+
+def test_a_potential_has_no_source(network):
+    with pytest.raises(ConfigError, match="got potential, a function"):
+        lambda_hat.estimate(potential=lambda w: jnp.sum(w**2), params=W, n=10, store="runs", source="net.py:make")

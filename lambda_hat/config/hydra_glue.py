@@ -9,13 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
+import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_hat import store
 from lambda_hat.config import KINDS, Config, hydra_private, launcher, messages, range_problems
 from lambda_hat.config.fields import type_hints
+from lambda_hat.config.options import conf_directory
 from lambda_hat.system.errors import ConfigError
 
 STARTED = datetime.now()
@@ -36,6 +39,18 @@ def register():
     )
     OmegaConf.register_new_resolver("command", lambda: Path(sys.argv[0]).stem, replace=True)
     OmegaConf.register_new_resolver("clock", STARTED.strftime, replace=True)
+
+
+def composed(*words):
+    """What a command line of these overrides composes, in a process that may be another Hydra application's."""
+    register()
+    callers = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            return hydra.compose("config", list(words))
+    finally:
+        GlobalHydra.instance().hydra = callers  # Hydra replaces the instance
 
 
 def name_choices(cfg, choices):

@@ -1,8 +1,9 @@
-"""The front door in Python: λ̂ of a function of a pytree of parameters on arrays of data, without configuration files or a store."""
+"""The front door in Python: λ̂ of a function of a pytree of parameters on arrays of data, without configuration files."""
 
 import html
 import importlib.metadata
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,18 +11,17 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-import hydra
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from hydra.core.global_hydra import GlobalHydra
 from jaxtyping import Array, Float, Num
 
 from lambda_hat import config as configs
 from lambda_hat.analysis import estimation
 from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
-from lambda_hat.config.options import conf_directory, options
+from lambda_hat.config.options import options as names_of
+from lambda_hat.jobs import kept
 from lambda_hat.system import devices, home
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom, restriction
@@ -151,7 +151,10 @@ def estimate(
     gamma: float | None = None,
     beta: float | None = None,
     seed: int = 0,
+    store: str | os.PathLike[str] | None = None,
+    source: str | None = None,
     *,
+    options: dict[str, Any] | None = None,
     log_likelihood: Callable[[Array, Array], Float[Array, " n"]] | None = None,
     potential: Callable[[Params], Float[Array, ""]] | None = None,
     n: int | None = None,
@@ -176,6 +179,12 @@ def estimate(
             less.
         beta: inverse temperature β; None = 1/log n.
         seed: of the sampler.
+        store: directory that the target and the run are kept in, as the command line keeps them: a call for a run that is there
+            returns it, and one that was stopped goes on. None = nothing is written.
+        source: what the network is named after in a store: a file or module and the function in it that makes the same network,
+            `net.py:make` (see `model=custom`). The source is run, and must agree with `apply` and `params`. The names are hashes
+            of the source's text, its options, x, y and params as `numpy.savez` writes them, and of the settings.
+        options: what the source's function is given, by its own names: `{"width": 32}`.
         log_likelihood: outputs, y → log-likelihood of each example `[n]`, in place of `loss` and `noise_scale`.
         potential: parameters → L(w) itself, in place of apply, x and y; needs `n`.
         n: number of data that `potential` is the mean loss of.
@@ -190,6 +199,7 @@ def estimate(
 
     Raises:
         ConfigError: for whatever cannot be run, in a sentence.
+        UserError: with a store, for one that cannot be written or is damaged, and for what cannot fit into memory.
 
     Example:
         A regular model has λ = p/2, and a linear regression at γ → 0 is exactly that:
@@ -203,11 +213,23 @@ def estimate(
         >>> round(est.llc, 1), est.status
         (2.0, 'ok')
 
+        With a store, the same call finds what the first has made:
+
+        >>> from pathlib import Path
+        >>> text = "import numpy\\ndef make(): return lambda key: numpy.zeros(4), lambda w, x: x @ w"
+        >>> _ = Path("net.py").write_text(text)
+        >>> named = {"noise_scale": 0.1, "gamma": 1, "store": "runs", "source": "net.py:make"}
+        >>> first = lambda_hat.estimate(lambda w, x: x @ w, w0, x, y, **named)
+        >>> again = lambda_hat.estimate(lambda w, x: x @ w, w0, x, y, **named)
+        >>> round(again.llc, 1), again.summary == first.summary, len(lambda_hat.load_results("runs"))
+        (2.0, True, 1)
+
     References:
         Lau, Furman, Wang, Murfet, Wei, "The Local Learning Coefficient", arXiv 2308.12108.
         Hitchcock, Hoogland, arXiv 2507.21449.
     """
     began = time.perf_counter()
+    identity = kept.identity(store, source, options, {"potential": potential, "log_likelihood": log_likelihood})
     named = {name: value for name, value in {"gamma": gamma, "beta": beta, "loss": loss}.items() if value is not None}
     chosen = _settings(sampler, {"seed": seed} | named | settings)
     with home.lent():
@@ -221,6 +243,9 @@ def estimate(
             target = _of_network(apply, params, x, y, chosen.posterior, noise_scale, log_likelihood)
         target = restriction.seen_by(chosen.posterior, target)
         _check_fit(chosen, target)
+        if identity is not None:
+            assert apply is not None, "_of_network has refused that"
+            return Estimate(*kept.keep(identity, chosen, apply, params, x, y, noise_scale))
         curvature = artifact.curvature_at(target, chosen.posterior)
         made = estimation.estimate_llc(
             target,
@@ -245,8 +270,8 @@ def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
     Raises:
         ConfigError: for a sampler or a setting that does not exist, or a value that cannot be.
     """
-    if sampler not in options("sampler"):
-        raise ConfigError(messages.unknown_option("sampler", sampler, options("sampler")))
+    if sampler not in names_of("sampler"):
+        raise ConfigError(messages.unknown_option("sampler", sampler, names_of("sampler")))
     defaults = _defaults(sampler)
     groups = {
         name: [f.name for f in fields(getattr(defaults, name)) if f.name != "name"] for name in ("posterior", "sampler")
@@ -268,14 +293,7 @@ def _settings(sampler: str, given: dict[str, Any]) -> estimation.Settings:
 
 @cache
 def _defaults(sampler: str) -> estimation.Settings:
-    hydra_glue.register()
-    callers = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(conf_directory()), version_base="1.3"):
-            composed = hydra_glue.to_config(hydra.compose("config", [f"sampler={sampler}"]))
-    finally:
-        GlobalHydra.instance().hydra = callers  # Hydra replaces the instance
+    composed = hydra_glue.to_config(hydra_glue.composed(f"sampler={sampler}"))
     return estimation.Settings(composed.posterior, composed.sampler)
 
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX is loaded
@@ -32,9 +33,12 @@ SETTINGS = {
 }
 """Of JAX, by the names of its context managers: each changes numbers, or stops a program that is right."""
 
+_IS_LENT = ContextVar("is_lent", default=False)
+"""Whether JAX is a caller's, who has it back as it was."""
+
 
 def start(runtime):
-    """Settle, for this process, the platform, the CPU devices, the compilation cache, and SETTINGS.
+    """Settle, for this process, the platform, the CPU devices, the compilation cache, and SETTINGS; within `settings`, nothing.
 
     Arguments:
         runtime: a `config.Runtime`. A second call in one process keeps the devices that the first has made.
@@ -42,6 +46,8 @@ def start(runtime):
     Raises:
         UserError: where there is no such device, with the setting or the variable that asks for it.
     """
+    if _IS_LENT.get():
+        return
     for name, value in SETTINGS.items():
         jax.config.update(f"jax_{name}", value)
     jax.config.update("jax_random_seed_offset", 0)
@@ -82,10 +88,11 @@ def _no_device(platform):
 
 @contextmanager
 def settings():
-    """SETTINGS within this block and thread alone; the caller's are as they were afterwards."""
+    """SETTINGS within this block and thread alone; the caller's are as they were afterwards, as are devices and caches."""
     with ExitStack() as stack:
         for name, value in SETTINGS.items():
             stack.enter_context(getattr(jax, name)(value))
+        stack.callback(_IS_LENT.reset, _IS_LENT.set(True))
         yield
 
 
