@@ -3,11 +3,16 @@
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
+import problems  # noqa: F401  (settles JAX)
 import pytest
 from conftest import ROOT, soak_but
 
+import lambda_hat
 from lambda_hat.jobs import memory
 from lambda_hat.system.errors import UserError
+from lambda_hat.targets import artifact
 
 WIDTHS = ("model.depth=1", "model.widths=[4]", "training=teacher", "data.noise_model=none")
 PLAIN = ("sampler.metric=identity", "sampler.warmup=0", "sampler.step_size=0.01", "sampler.trajectory_length=0.01")
@@ -55,6 +60,89 @@ def test_what_cannot_fit_is_refused_before_any_work(command, tmp_path, options, 
     assert outcome.code == 1 and sentence in outcome.text and "is predicted to take" in outcome.text
     assert "Traceback" not in outcome.text
     assert not (tmp_path / "runs" / "targets").exists()
+
+
+# --- of networks that only the source tells the size of ---------------------------------------------------------------
+
+NETWORK = """
+import jax.numpy as jnp
+
+def make(width: int = 4):
+    def init(key):
+        return {"layer0": {"weight": jnp.ones((3, width)), "bias": jnp.zeros(width)},
+                "layer1": {"weight": jnp.ones((width, 1)), "bias": jnp.zeros(1)}}
+    def apply(p, x):
+        return jnp.tanh(x @ p["layer0"]["weight"] + p["layer0"]["bias"]) @ p["layer1"]["weight"] + p["layer1"]["bias"]
+    return init, apply
+"""
+WIDTH = 600
+BUILT_IN = ("model.in_dim=3", "model.depth=null", f"model.widths=[{WIDTH}]", "model.bias=true", "model.activation=tanh")
+SAME = ("model=custom", "model.source=net.py:make", "model.options={width: 600}")
+FROM_FILE = ("data=file", "data.path=xy.npz", "data.noise_scale=1", "training.steps=0", "runtime.figures=false")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    x = np.random.default_rng(0).standard_normal((500, 3))
+    np.savez("xy.npz", X=x, Y=x[:, :1])
+    return tmp_path
+
+
+@pytest.mark.parametrize("restricted", [(), ("posterior.parameters=[layer1.*]",)])
+def test_a_network_of_one_s_own_is_predicted_to_take_what_the_same_one_built_in_does(files, compose, restricted):
+    words = (*FROM_FILE, *restricted, "sampler=hmc", "sampler.chains=400", "sampler.save_params=true")
+    own, built_in = (compose.__wrapped__(*words, *model) for model in (SAME, BUILT_IN))
+    sizes = artifact.prepare(own).sizes
+    assert sizes.arrays == built_in.model.arrays()
+    for stage in ("target", "run"):
+        expected, found = memory.predict(built_in, stage), memory.predict(own, stage, sizes)
+        assert found.keys() == expected.keys()
+        assert list(found.values()) == pytest.approx(list(expected.values()), rel=0.02)
+        assert sum(found.values()) > sum(memory.predict(own, stage).values()) + memory.GIB / 500
+
+
+def test_a_restricted_run_is_predicted_by_the_parameters_that_move(compose):
+    """p of 5·600 + 1: chains take a vector of each of those, and the Hessian of 601 is taken whole."""
+    words = ("data.n_data=500", "sampler=hmc", *BUILT_IN)
+    whole, part = (memory.predict(compose(*words, *more), "run") for more in ((), ("posterior.parameters=[layer1.*]",)))
+    assert whole["chains"] / part["chains"] == pytest.approx((5 * WIDTH + 1) / (WIDTH + 1))
+    assert part["the curvature"] == 8 * 10 * (WIDTH + 1) ** 2
+    assert whole["data and training"] == part["data and training"]
+
+
+HUGE = ("sampler=hmc", "sampler.chains=10000", "sampler.draws=10", "runtime.memory_limit=3")
+
+
+def test_one_s_own_network_that_cannot_fit_is_refused_before_any_work(files, command):
+    """Where its target is there, by the sizes that this has recorded."""
+    own = (*SAME, *FROM_FILE, "training.polish_steps=0")
+    outcome = command("sample", *own, *HUGE)
+    assert outcome.code == 1 and "is predicted to take" in outcome.text and "for chains" in outcome.text
+    assert "Traceback" not in outcome.text and not (files / "runs").exists()
+    assert command("build_target", *own).code == 0
+    outcome = command("sample", *own, *HUGE)
+    assert outcome.code == 1 and "for chains" in outcome.text and "Traceback" not in outcome.text
+    assert not list(files.glob("runs/targets/tgt_*/run_*"))
+
+
+def test_an_estimate_that_a_store_is_to_keep_is_refused_likewise(files):
+    """A million parameters, at ten thousand chains."""
+    width = 200_000
+    shapes = {"layer0": {"weight": (3, width), "bias": (width,)}, "layer1": {"weight": (width, 1), "bias": (1,)}}
+    params = {layer: {name: np.zeros(shape) for name, shape in arrays.items()} for layer, arrays in shapes.items()}
+
+    def apply(p, x):
+        hidden = jnp.tanh(x @ p["layer0"]["weight"] + p["layer0"]["bias"])
+        return hidden @ p["layer1"]["weight"] + p["layer1"]["bias"]
+
+    with np.load("xy.npz") as arrays:
+        x, y = arrays["X"], arrays["Y"]
+    kept = {"store": "runs", "source": "net.py:make", "options": {"width": width}}
+    with pytest.raises(UserError, match=r"is predicted to take .* for chains"):
+        lambda_hat.estimate(apply, params, x, y, noise_scale=1, chains=10_000, draws=1, **kept)
+    assert not (files / "runs").exists()
 
 
 def test_the_job_s_allocation_is_what_there_is(monkeypatch):

@@ -1,4 +1,8 @@
-"""How large a model is, from its configuration alone: thin callers of its methods."""
+"""How large a model is: as its configuration tells, or as its target has recorded it where only the model itself does."""
+
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from lambda_hat.config.model import Model, count_parameters
 
@@ -10,6 +14,32 @@ TOP = 128
 
 GROUP = 64
 """Pairs whose gradients are held at once where a larger network's curvature is taken by layers."""
+
+
+class Sizes(NamedTuple):
+    """What a model's memory is told from.
+
+    Attributes:
+        arrays: numbers in each array of parameters, by its name.
+        squares: of the same arrays, a² + b² for those that are matrices [a, b] to the curvature; None for a loss of the weights
+            alone.
+        pair: numbers of one pair, inputs and labels.
+        widest: numbers that the widest layer holds for one example.
+    """
+
+    arrays: Mapping[str, int]
+    squares: Mapping[str, int] | None = None
+    pair: int = 0
+    widest: int = 0
+
+
+def of(config: Model) -> Sizes | None:
+    """What a configuration tells of its model; None where only the model itself does."""
+    arrays, units = config.arrays(), config.layers()
+    if arrays is None or units is None:
+        return None if arrays is None else Sizes(arrays)
+    squares = {f"layer{i}.weight": a**2 + b**2 for i, (a, b) in enumerate(itertools.pairwise(units))}
+    return Sizes(arrays, squares, units[0] + units[-1], max(units))
 
 
 def layers(config: Model) -> tuple[int, ...] | None:

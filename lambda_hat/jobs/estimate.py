@@ -241,11 +241,11 @@ def estimate(
             )
         else:
             target = _of_network(apply, params, x, y, chosen.posterior, noise_scale, log_likelihood)
-        target = restriction.seen_by(chosen.posterior, target)
+        whole, target = target, restriction.seen_by(chosen.posterior, target)
         _check_fit(chosen, target)
         if identity is not None:
             assert apply is not None, "_of_network has refused that"
-            return Estimate(*kept.keep(identity, chosen, apply, params, x, y, noise_scale))
+            return Estimate(*kept.keep(identity, chosen, whole.sizes, apply, params, x, y, noise_scale))
         curvature = artifact.curvature_at(target, chosen.posterior)
         made = estimation.estimate_llc(
             target,

@@ -26,7 +26,8 @@ from lambda_hat.analysis import trace
 from lambda_hat.analysis.estimation import Settings
 from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
-from lambda_hat.jobs import pipeline
+from lambda_hat.config.sizes import Sizes
+from lambda_hat.jobs import memory, pipeline
 from lambda_hat.system import devices, home
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import custom
@@ -88,6 +89,7 @@ def identity(root: Any, source: Any, options: Any, unnamed: dict[str, Any]) -> I
 def keep(
     named: Identity,
     settings: Settings,
+    sizes: Sizes,
     apply: Callable,
     params: Params,
     x: Num[Any, "n ..."],
@@ -99,6 +101,7 @@ def keep(
     Arguments:
         named: where, and after which source.
         settings: posterior and sampler.
+        sizes: of the network.
         apply, params, x, y, noise_scale: as `lambda_hat.estimate` has found them fit.
 
     Returns:
@@ -116,6 +119,7 @@ def keep(
         _refuse_another(named.source, config, apply, params, x)
         job = pipeline.job("run", config)
         if not pipeline.is_done(job):
+            memory.check(config, "run", sizes)
             with home.lent():
                 pipeline.make(job)
         pipeline.tidy(job)

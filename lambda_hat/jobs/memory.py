@@ -1,11 +1,11 @@
-"""How much memory a job will take, told from its configuration, and how much there is. Knows no JAX."""
+"""How much memory a job will take, told from its configuration and the sizes of its model, and how much there is. Knows no JAX."""
 
 import os
 import re
 from pathlib import Path
 
 from lambda_hat.config import SGLD, Descent, Laplace, sizes
-from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP
+from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP, Sizes
 from lambda_hat.system import machine
 from lambda_hat.system.errors import UserError
 
@@ -21,23 +21,26 @@ POLISH_VECTORS = 160
 """Vectors that L-BFGS takes with 30 corrections."""
 
 
-def check(config, stage):
+def check(config, stage, known=None):
     """Refuse a job that cannot fit.
+
+    Arguments:
+        known: as in `predict`.
 
     Raises:
         UserError: with what it is predicted to take, and what there is.
     """
-    parts = predict(config, stage)
+    parts = predict(config, stage, known)
     wanted, (there, whose) = sum(parts.values()), available(config.runtime.memory_limit)
     if wanted > there:
         raise UserError(f"{_words(parts, wanted)}, and {whose} {there / GIB:.3g} GiB: {_advice(parts)}.")
 
 
-def out_of_memory(error, config, stage):
+def out_of_memory(error, config, stage, known=None):
     """The same words for an error that says that memory has run out; None for any other error."""
     if not isinstance(error, MemoryError) and not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
         return None
-    parts = predict(config, stage)
+    parts = predict(config, stage, known)
     there, whose = available(config.runtime.memory_limit)
     return UserError(
         f"Memory has run out. {_words(parts, sum(parts.values()))}, and {whose} {there / GIB:.3g} GiB, which others use "
@@ -45,47 +48,49 @@ def out_of_memory(error, config, stage):
     )
 
 
-def predict(config, stage):
+def predict(config, stage, known=None):
     """Bytes by what they are for, peaks of phases that follow each other counted once.
 
     Arguments:
         config: the `config.Config`.
         stage: `target` or `run` (whose target may have to be built first).
+        known: the model's `sizes.Sizes`, where its configuration does not tell them; without them it counts for nothing.
     """
-    p, layers = sizes.parameters(config.model) or 0, sizes.layers(config.model)
-    n = config.data.n_data if layers else 1
-    pair = layers[0] + layers[-1] if layers else 0
+    model = known or sizes.of(config.model) or Sizes({})
+    p, n = sum(model.arrays.values()), config.data.n_data if model.squares else 1
     devices = config.runtime.devices or machine.cores()
     single = 4 if getattr(config.sampler, "dtype", "float32") == "float32" else 8
-    training = 8 * n * (2 * pair + 2 * max(layers or (0,))) + 8 * p * POLISH_VECTORS
+    training = 8 * n * (2 * model.pair + 2 * model.widest) + 8 * p * POLISH_VECTORS
     if isinstance(config.training, Descent):
         training += 16 * max(config.training.steps, config.training.length)
     if stage == "target":
         return {"the process": PROCESS, "data and training": training}
-    sampler = config.sampler
-    data = n * pair * (8 + 2 * single * devices)
+    sampler, moving = config.sampler, config.posterior.moving(model.arrays) if model.arrays else []
+    p = sum(model.arrays[name] for name in moving)
+    data = n * model.pair * (8 + 2 * single * devices)
     chains = 8 * CHAIN_VECTORS * sampler.chains * p
     if isinstance(sampler, Laplace):
         chains = 4 * single * sampler.chains * sampler.draws * p
     elif isinstance(sampler, SGLD):
-        chains += 4 * single * sampler.chains * min(n, sampler.batch_size or n // 2) * max(layers or (0,))
+        chains += 4 * single * sampler.chains * min(n, sampler.batch_size or n // 2) * model.widest
     draws = 9 * 8 * 3 * sampler.chains * sampler.draws
     draws += 3 * 8 * sampler.chains * sampler.draws * p if sampler.save_params else 0
+    squares = None if model.squares is None else sum(model.squares.get(name, 0) for name in moving)
     return {
         "the process": PROCESS,
         "data and training": max(data, training),
-        "the curvature": _curvature(p, layers, devices),
+        "the curvature": _curvature(p, squares, devices),
         "chains": chains,
         "draws": draws,
     }
 
 
-def _curvature(p, layers, devices):
+def _curvature(p, squares, devices):
     if p <= DENSE_LIMIT:
         return 8 * 10 * p**2
-    if layers is None:
+    if squares is None:
         return 8 * 4 * p * min(TOP, p // 4)
-    return 4 * 4 * GROUP * p * devices + 8 * 6 * sum(units**2 for units in layers)
+    return 4 * 4 * GROUP * p * devices + 8 * 3 * squares
 
 
 def _words(parts, wanted):

@@ -15,6 +15,7 @@ from lambda_hat import config as configs
 from lambda_hat import store
 from lambda_hat.analysis.summary import Provenance, Summary
 from lambda_hat.config.hydra_glue import group_from_plain
+from lambda_hat.config.sizes import Sizes
 from lambda_hat.jobs import loggers, memory
 from lambda_hat.store import lease as leases
 from lambda_hat.store import provenance
@@ -118,6 +119,7 @@ def try_out(job, platform=None):
 
     Raises:
         ConfigError: with what was expected and what was got.
+        UserError: where the memory of this machine does not suffice for a model that is now known.
     """
     config = job.config
     if job.stage == "run" and isinstance(config.model, configs.Custom) and config.model.source is None:
@@ -141,6 +143,8 @@ def try_out(job, platform=None):
 
     read = partial(artifact.read, job.paths.target, config.model, config.data)
     target = read() if is_built else artifact.prepare(config)
+    if platform is None and config.model.arrays() is None:  # else the work is done on another machine
+        memory.check(config, job.stage, target.sizes)
     if restricts:  # of other models the configuration tells
         restriction.seen_by(config.posterior, target)
 
@@ -174,7 +178,7 @@ def make(job, log_path=None, gpus=None):
     except Deposed:  # whoever took over tells how it ends
         raise
     except Exception as error:
-        mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage)
+        mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage, _sizes(job))
         with contextlib.suppress(OSError):  # where the disk is what failed
             _record_failure(record, mended or error, log_path, job.settings)
         if mended is not None:
@@ -253,7 +257,8 @@ def _build(job, lease, _gpus):
     lease.report(phase="train", now=True)
     kept = _trajectory(job, say)
     with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
-        target = journal.attempt(lambda: artifact.build(config, say, journal, kept))
+        fits = partial(memory.check, config, "target")
+        target = journal.attempt(lambda: artifact.build(config, say, journal, kept, fits))
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))
@@ -303,10 +308,11 @@ def _groups(config, stage):
 def _run(job, lease, gpus):
     """Sample the job's posterior and publish the run, building its target first where that is missing."""
     paths, config = job.paths, job.config
-    memory.check(config, "run")
+    memory.check(config, "run", _sizes(job))
     clock = Clock()
     lease.report(phase="target", now=True)
     make(job._replace(stage="target", config=replace(config, force=False)))
+    memory.check(config, "run", _sizes(job))
     clock.lap("train")
     lease.report(phase="start", now=True)
     from lambda_hat.system import devices
@@ -372,6 +378,15 @@ def _run(job, lease, gpus):
     _index(job)
     lease.is_unindexed = False
     say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.timings_sec.items()))
+
+
+def _sizes(job):
+    """The `Sizes` that only the model itself tells, as its target has recorded them; None where there are none."""
+    if job.config.model.arrays() is not None or not job.paths.target.is_dir():
+        return None
+    with contextlib.suppress(StoreError):  # which reading the target finds, too
+        recorded = store.read_json(job.paths.target / "meta.json").get("sizes")
+        return recorded and Sizes(**recorded)
 
 
 _STAGES = {"target": _build, "run": _run}

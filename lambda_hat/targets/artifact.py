@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from lambda_hat import store
 from lambda_hat.config import Custom, Descent, FromTeacher, Given
+from lambda_hat.config.sizes import Sizes
 from lambda_hat.store import provenance
 from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
@@ -66,6 +67,16 @@ class Target(NamedTuple):
     def widest(self):
         """Numbers that the widest layer holds for one example, inputs included."""
         return self.model.widest(self.params, self.x)
+
+    @property
+    def sizes(self):
+        """The `sizes.Sizes` that memory is told from."""
+        leaves = custom.named_leaves(self.params)
+        arrays = {name: int(leaf.size) for name, leaf in leaves.items()}
+        if self.model.potential is not None:
+            return Sizes(arrays)
+        squares = {name: curvatures.squares(leaf) for name, leaf in leaves.items()}
+        return Sizes(arrays, squares, (self.x.size + self.y.size) // len(self.x), self.widest)
 
     def loss_name(self, posterior):
         """What L_n is under a posterior's configuration: analytic, cross-entropy, nll, mse, …"""
@@ -137,7 +148,7 @@ def prepare(config):
     return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, {})
 
 
-def build(config, log, journal=None, kept=None):
+def build(config, log, journal=None, kept=None, check=lambda sizes: None):
     """Draw the data and find w0.
 
     Arguments:
@@ -145,12 +156,16 @@ def build(config, log, journal=None, kept=None):
         log: called with a line for each phase.
         journal: the `Journal` that training goes on from; None = nothing is kept.
         kept: the `store.trajectory.Trajectory` that the steps of training are kept in; None = they are not.
+        check: called with the target's sizes before the search for w0, where its configuration does not tell them.
 
     Raises:
         ConfigError: where model, data and weights do not fit each other.
         BrokeDown: where training does.
     """
     target = prepare(config)
+    told = None if config.model.arrays() is not None else target.sizes
+    if told is not None:
+        check(told)
     trajectory = None if kept is None else _along(config, target, kept)
     start = target.params
     log(f"target: {target.w0.size} parameters, {len(target.x)} pairs; {config.training.kind} …")
@@ -178,6 +193,7 @@ def build(config, log, journal=None, kept=None):
         "widths": list(target.model.widths),
         "noise_scale": target.noise_scale,
         "dims": {"n": len(target.x), "d": math.prod(target.x.shape[1:]), "p": target.w0.size},
+        "sizes": told and told._asdict(),
         "metrics": metrics,
         "trajectory": trajectory and trajectory.point and trajectory.point._asdict(),
         "truth": None

@@ -196,6 +196,11 @@ def layer_shapes(tree):
     return tuple((b, 1) if a == 1 and not is_matrix else (a, b) for _, a, b, is_matrix in layers)
 
 
+def squares(leaf):
+    """Numbers in the square matrices of an array's two sides, of those that are taken; a vector is one more row of another's."""
+    return sum(side**2 for side in _fold(leaf.shape) if side <= LONGEST_SIDE) if leaf.ndim > 1 and leaf.size else 0
+
+
 def _fold(shape):
     """An array's shape as rows and columns: its first axis apart or its last, whichever makes it less long."""
     size = math.prod(shape)
