@@ -25,9 +25,12 @@ def files(tmp_path_factory):
     np.savez(weights, w=x)
     (pairs.parent / "net.py").write_text("def make(): ...")
     own = (f"data.path={pairs}", "data.noise_scale=1")
+    network = ("model=custom", f"model.source={pairs.parent / 'net.py'}:make")
     return {
         ("data", "file"): own,
-        ("model", "custom"): (f"model.source={pairs.parent / 'net.py'}:make", "data=file", *own),
+        ("model", "custom"): (network[1], "data=file", *own),
+        ("data", "modular"): network,
+        ("data", "sequence"): network,
         ("training", "given"): (f"training.path={weights}",),
     }
 

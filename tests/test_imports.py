@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "lambda_hat"
 
-FLOORS = "system store config targets samplers analysis jobs launch inspect report commands".split()
+FLOORS = "system store studies config targets samplers analysis jobs launch inspect report commands".split()
 """The rooms, each of which may import from those before it."""
 
 

@@ -1,6 +1,8 @@
 """Networks of the user's own: made from a source, named after its text, and the same as the built-in one on the same weights."""
 
+import sys
 import textwrap
+from importlib.util import spec_from_file_location
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import problems  # noqa: F401  (settles JAX's precision)
 import pytest
 
 from lambda_hat import store
+from lambda_hat.config import source as sources
 from lambda_hat.jobs import pipeline
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom
@@ -197,6 +200,27 @@ def test_a_target_is_named_after_the_text_and_the_typed_options(files, compose):
     assert target_id(source="other.py:make") == first
     write(files / "net.py", text + "  # changed")
     assert target_id() != first
+
+
+def test_a_module_of_a_package_that_is_on_no_path_is_found_where_its_finder_says(tmp_path, monkeypatch):
+    """As an editable installation of a package is."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").write_text("raise ImportError('only looked for')")
+    write(tmp_path / "src" / "net.py", "def make(): ...")
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            return spec_from_file_location(name, tmp_path / "src" / "__init__.py") if name == "no_path" else None
+
+    with pytest.raises(ConfigError, match=r"there is no module no_path.net on Python's path"):
+        sources.locate("no_path.net:make")
+    sources._of_module.cache_clear()
+    monkeypatch.setattr("sys.meta_path", [*sys.meta_path, Finder])
+    assert sources.locate("no_path.net:make") == (str(tmp_path / "src" / "net.py"), "no_path.net", "make")
+    assert "no_path" not in sys.modules
+    with pytest.raises(ConfigError, match=r"there is no module __main__.net"):
+        sources.locate("__main__.net:make")
 
 
 def test_a_source_is_imported_where_the_command_line_names_it_alone(files, compose, command):

@@ -9,7 +9,7 @@ class a configuration belongs to. No setting has a default here.
     hydra_glue  where Hydra and OmegaConf end
 """
 
-from lambda_hat.config.data import Data, Digits, FileData, TeacherData
+from lambda_hat.config.data import Data, Digits, FileData, ModularAddition, Sequences, TeacherData
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import (
     ACTIVATIONS,
@@ -64,6 +64,7 @@ __all__ = [
     "Logger",
     "MLflow",
     "Model",
+    "ModularAddition",
     "Monomial",
     "Network",
     "NormalCrossing",
@@ -73,6 +74,7 @@ __all__ = [
     "Resources",
     "Runtime",
     "Sampling",
+    "Sequences",
     "Store",
     "TeacherData",
     "TensorBoard",

@@ -135,6 +135,59 @@ class Digits(Data):
     classes = True
 
 
+class Tokens(Data):
+    """Inputs that are numbers of tokens, labels that are classes: for a network of one's own, which looks them up."""
+
+    classes = True
+
+    def problems(self, whole):
+        if isinstance(whole.model, Network):
+            yield (
+                f"data={self.kind} has numbers of tokens for inputs, which model={whole.model.kind} would take for sizes; use "
+                "model=custom, a network that looks them up."
+            )
+        else:
+            yield from super().problems(whole)
+
+
+@dataclass(frozen=True)
+class ModularAddition(Tokens):
+    """Pairs of numbers a, b below a modulus P, and their sum a + b mod P; pairs beyond n_data are held out."""
+
+    kind: str = setting("where the pairs come from", choices=("modular",))
+    modulus: int = setting("the modulus P: P² pairs, P classes", ge=2, le=1000)
+    n_data: int = setting("number of pairs n, a random subset of the P²", ge=2, le=10**6)
+
+    @property
+    def sizes(self):
+        return 2, self.modulus
+
+    def problems(self, whole):
+        yield from super().problems(whole)
+        if self.n_data > self.modulus**2:
+            yield f"data.n_data must be ≤ {self.modulus**2}, all pairs below data.modulus={self.modulus}; got {self.n_data}."
+
+
+@dataclass(frozen=True)
+class Sequences(Tokens):
+    """Sequences of tokens whose second half repeats the first, a Markov chain; the label of each token is the next one."""
+
+    kind: str = setting("where the pairs come from", choices=("sequence",))
+    n_data: int = setting("number of sequences n", ge=2, le=10**8)
+    vocabulary: int = setting("number of different tokens", ge=2, le=1000)
+    half: int = setting("tokens of the first half; a sequence has twice as many", ge=1, le=1000)
+    concentration: float = setting(
+        "of the Dirichlet distribution that each token's probabilities of the next one are drawn from; small = nearly certain",
+        gt=0,
+        le=1e6,
+    )
+    noise: float = setting("chance that a label in the second half is a random token instead", ge=0, le=1)
+
+    @property
+    def sizes(self):
+        return 2 * self.half - 1, self.vocabulary
+
+
 @dataclass(frozen=True)
 class FileData(Data):
     """Pairs from a file: named after what is in it, wherever it lies.

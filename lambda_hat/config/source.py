@@ -2,6 +2,7 @@
 
 import ast
 import importlib.machinery
+import importlib.util
 import os
 from functools import cache
 from typing import Any, NamedTuple
@@ -50,7 +51,9 @@ def _of_module(module, source):
     spec = None
     parts = module.split(".")
     for i in range(len(parts)):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), path)
+        # the first by every finder, since that of an editable installation knows packages that are on no path
+        find = importlib.machinery.PathFinder.find_spec if i else _of_package
+        spec = find(".".join(parts[: i + 1]), path)
         path = spec.submodule_search_locations if spec is not None else None
         if spec is None or (path is None and i + 1 < len(parts)):
             break
@@ -59,6 +62,13 @@ def _of_module(module, source):
             f"model.source={source}: there is no module {module} on Python's path; name a file net.py:make."
         )
     return os.path.abspath(spec.origin)
+
+
+def _of_package(name, path):
+    try:
+        return importlib.util.find_spec(name)
+    except ValueError:  # a module that does not say where it is from, such as __main__
+        return None
 
 
 def typed(source: Source, options: dict[str, Any]) -> dict[str, Any]:

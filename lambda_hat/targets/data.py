@@ -1,4 +1,4 @@
-"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; the handwritten digits; files.
+"""Data sets: inputs from a named distribution, labels from a teacher and a noise model; the handwritten digits; tokens; files.
 
 Each is a subclass of `Source`; `_SOURCES` says which configuration is drawn by which.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Num
 from threadpoolctl import threadpool_limits
 
-from lambda_hat.config import Digits, FileData, TeacherData
+from lambda_hat.config import Digits, FileData, ModularAddition, Sequences, TeacherData
 from lambda_hat.store import given
 from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
@@ -94,7 +94,7 @@ def build(config: Any, model: models.Model, seed: int) -> Data:
 def held_out(config: Any, model: models.Model, seed: int) -> Data | None:
     """Pairs of the same origin as `build`'s that are not among them; None where there are none.
 
-    A teacher's are drawn anew, of digits and files they are those that `n_data` leaves.
+    A teacher's and sequences are drawn anew, of all others they are those that `n_data` leaves.
     """
     return source(config).held_out(model, seed) if isinstance(model, models.Network) else None
 
@@ -156,6 +156,61 @@ class HandwrittenDigits(Source):
 
 
 @dataclass(frozen=True)
+class SumsModuloP(Source):
+    """All pairs below a modulus in random order, with their sums."""
+
+    config: ModularAddition
+
+    @property
+    def noise_scale(self):
+        return None
+
+    def draw(self, model, seed):
+        return self._part(seed, slice(self.config.n_data))
+
+    def held_out(self, model, seed):
+        rest = self._part(seed, slice(self.config.n_data, None))
+        return rest if len(rest.x) else None
+
+    def _part(self, seed, part):
+        modulus = self.config.modulus
+        x = np.stack(np.divmod(rng(seed, "x").permutation(modulus**2)[part], modulus), 1)
+        return Data(x, x.sum(1) % modulus)
+
+
+@dataclass(frozen=True)
+class RepeatedSequences(Source):
+    """Markov chains of tokens, repeated once."""
+
+    config: Sequences
+
+    @property
+    def noise_scale(self):
+        return None
+
+    def draw(self, model, seed):
+        return self._some(self.config.n_data, seed, rng(seed, "x"))
+
+    def held_out(self, model, seed):
+        """Drawn anew: some may be like one of those, as they are in the distribution that both are from."""
+        return self._some(min(self.config.n_data, MOST_HELD_OUT), seed, rng(seed, "held out"))
+
+    def _some(self, n, seed, generator):
+        tokens, half = self.config.vocabulary, self.config.half
+        concentration = np.full(tokens, self.config.concentration)
+        following = rng(seed, "teacher").dirichlet(concentration, tokens).cumsum(1)
+        chain = generator.integers(tokens, size=(n, 1))
+        while chain.shape[1] < half:
+            after = (generator.random((n, 1)) > following[chain[:, -1], :-1]).sum(1, keepdims=True)
+            chain = np.concatenate([chain, after], 1)
+        x = np.concatenate([chain, chain], 1)
+        y = x[:, 1:].copy()
+        wrong = generator.random((n, half)) < self.config.noise
+        y[:, half - 1 :][wrong] = generator.integers(tokens, size=(n, half))[wrong]
+        return Data(x[:, :-1], y)
+
+
+@dataclass(frozen=True)
 class FromFile(Source):
     """Pairs that a file holds."""
 
@@ -184,7 +239,13 @@ class FromFile(Source):
         return Data(x, y if self.config.classes else y.astype(np.float64))
 
 
-_SOURCES = {TeacherData: Teacher, Digits: HandwrittenDigits, FileData: FromFile}
+_SOURCES = {
+    TeacherData: Teacher,
+    Digits: HandwrittenDigits,
+    ModularAddition: SumsModuloP,
+    Sequences: RepeatedSequences,
+    FileData: FromFile,
+}
 """What draws the data of each configuration."""
 
 
