@@ -171,9 +171,7 @@ def _refuse_another(source: str, config: configs.Config, apply: Callable, params
     first, examples = (custom.check_arrays(part, part)[0] for part in (x[:2], x[few]))
     network = sources.OwnNetwork(config.model).on(first, config.seed)
     arrays = {name: np.asarray(leaf) for name, leaf in custom.named_leaves(params).items()}
-    its_own = custom.fill_in(
-        network.init(devices.key(config.seed)), arrays, f"params, as source={source} makes the network,"
-    )
+    its_own = custom.fill_in(network.init(devices.key(config.seed)), arrays, f"params for source={source}")
     callers = custom.as_float64(params, "params")
     config.posterior.moving(custom.named_leaves(its_own))
     for where, by in (("at w0", 0.0), ("beside w0", ASIDE)):
