@@ -1,5 +1,7 @@
 """The curvature at w0 and along chains: the Hessian, and the Gauss-Newton matrix by layers, against those of the plain mean."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,18 +39,37 @@ def found(target, dtype=np.float64):
     return curvature.at(target.loss(CONFIG.posterior), target.rows(dtype), target.w0, seed=0)
 
 
+def check_matrix(result, expected):
+    rebuilt = result.eigenvectors * result.eigenvalues @ result.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, expected, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(result.eigenvectors.T @ result.eigenvectors, np.eye(len(expected)), atol=1e-10)
+    assert np.all(np.diff(result.eigenvalues) <= 0)
+    assert result.trace == pytest.approx(np.trace(expected), rel=1e-10)
+
+
 @pytest.mark.parametrize("chunks", [False, True])
 def test_dense(target, hessian, chunks, monkeypatch):
+    """The Gauss-Newton matrix; and the Hessian, where it costs less, as with very many outputs."""
     if chunks:
         monkeypatch.setattr(losses, "CHUNK_BYTES", 1)
     result = found(target)
-    p = len(target.w0)
-    assert result.gradients == 2 * p
-    rebuilt = result.eigenvectors * result.eigenvalues @ result.eigenvectors.T
-    np.testing.assert_allclose(rebuilt, hessian, atol=1e-9 * np.abs(hessian).max())
-    np.testing.assert_allclose(result.eigenvectors.T @ result.eigenvectors, np.eye(p), atol=1e-10)
-    assert np.all(np.diff(result.eigenvalues) <= 0)
-    assert result.trace == pytest.approx(np.trace(hessian), rel=1e-10)
+    assert result.gradients == math.ceil(1 + 0.1 * len(target.w0))
+    check_matrix(result, gauss_newton(target, target.w0))
+    monkeypatch.setattr(curvature, "GRADIENTS_PER_OUTPUT", 10)
+    result = found(target)
+    assert result.gradients == 2 * len(target.w0)
+    check_matrix(result, hessian)
+    difference = np.abs(gauss_newton(target, target.w0) - hessian).max() / np.abs(hessian).max()
+    assert 1e-4 < difference < 0.1, "the two are to be told apart, and near"
+
+
+def test_dense_of_class_numbers():
+    """Three classes: C is that of the softmax."""
+    target = small("model.out_dim=3", "data.n_data=70")
+    target = target._replace(y=np.random.default_rng(0).integers(0, 3, len(target.x)))
+    result = found(target)
+    assert result.gradients == math.ceil(3 * (1 + 0.1 * len(target.w0)))
+    check_matrix(result, gauss_newton(target, target.w0))
 
 
 def layered(target, monkeypatch, points=None, examples=640):
@@ -86,7 +107,11 @@ def small(*options):
     """A network on 64 pairs, so that one group of them is all."""
     return artifact.build(
         problems.config(
-            "model.target_params=100", "data.n_data=64", "training.steps=0", "training.polish_steps=0", *options
+            "model.target_params=100",
+            *(() if any(option.startswith("data.n_data=") for option in options) else ("data.n_data=64",)),
+            "training.steps=0",
+            "training.polish_steps=0",
+            *options,
         ),
         problems.silent,
     )
@@ -155,8 +180,8 @@ def test_layer_metric_is_a_symmetric_matrix(monkeypatch):
     np.testing.assert_allclose(made.unapply(made.apply(v)), v, rtol=1e-10)
 
 
-def test_along_is_the_mean_over_points_of_their_shares_of_the_pairs(target):
-    """Pair i is seen at point i mod 3: against jax.hessian of that sum, pair by pair."""
+def test_along_is_the_mean_over_points_of_their_shares_of_the_pairs(target, monkeypatch):
+    """Pair i is seen at point i mod 3, by either curvature: against one that is computed pair by pair."""
     loss = target.loss(CONFIG.posterior)
     points = target.w0 + 0.3 * np.random.default_rng(0).standard_normal((3, len(target.w0)))
     expected = 0
@@ -164,6 +189,11 @@ def test_along_is_the_mean_over_points_of_their_shares_of_the_pairs(target):
         x, y = jnp.asarray(target.x[k::3]), jnp.asarray(target.y[k::3])
         share = jax.hessian(lambda w, x=x, y=y: jnp.sum(loss.examples(w, x, y)) / len(target.x))
         expected += np.asarray(share(jnp.asarray(point)))
+    shares = [
+        len(target.x[k::3]) / len(target.x) * gauss_newton(target, points[k], slice(k, None, 3)) for k in range(3)
+    ]
+    check_matrix(curvature.along(loss, target.rows(np.float64), points, seed=0), sum(shares))
+    monkeypatch.setattr(curvature, "GRADIENTS_PER_OUTPUT", 10)
     found = curvature.along(loss, target.rows(np.float64), points, seed=0)
     values = np.linalg.eigvalsh(expected)[::-1]
     np.testing.assert_allclose(found.eigenvalues, values[: len(found.eigenvalues)], rtol=1e-2, atol=1e-8)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
-from conftest import soak_but
+from conftest import ROOT, soak_but
 from problems import config
 
 from lambda_hat.analysis import estimates
@@ -59,6 +59,9 @@ def crossing(powers, exact):
 HMC = ("sampler=hmc", "sampler.draws=400", "sampler.warmup=200")
 MCLMC = ("sampler=mclmc", "sampler.draws=500", "sampler.warmup=200")
 SGLD = ("sampler=sgld", "sampler.draws=500", "sampler.warmup=100")
+NUTS = ("sampler=nuts", "sampler.draws=300", "sampler.warmup=100")
+MALA = ("sampler=mala", "sampler.draws=800", "sampler.warmup=200")
+AMCLMC = ("sampler=amclmc", "sampler.draws=400", "sampler.warmup=100")
 WHITE, PLAIN = "sampler.metric=curvature", "sampler.metric=identity"
 FLAT, CROSS = crossing("[1,0]", 0.500), crossing("[1,1]", 0.391)
 
@@ -72,6 +75,14 @@ GRID = {
     "mclmc quadratic identity": (quadratic, (*MCLMC, PLAIN), 0.02),
     "mclmc regression float32": (regression, MCLMC, 0.02),
     "mclmc crossing": (CROSS, MCLMC, 0.02),
+    "nuts regression float32": (regression, NUTS, 0.0),
+    "nuts quadratic identity": (quadratic, (*NUTS, PLAIN), 0.0),
+    "nuts crossing": (CROSS, NUTS, 0.0),
+    "mala regression float32": (regression, MALA, 0.0),
+    "mala quadratic identity": (quadratic, (*MALA, PLAIN), 0.0),
+    "amclmc regression float32": (regression, AMCLMC, 0.0),
+    "amclmc quadratic identity": (quadratic, (*AMCLMC, PLAIN), 0.0),
+    "amclmc crossing": (CROSS, AMCLMC, 0.0),
     "sgld quadratic curvature": (quadratic, (*SGLD, WHITE), 0.04),
     "sgld quadratic identity": (quadratic, (*SGLD, PLAIN), 0.04),
     "sgld minibatch": (regression, (*SGLD, "sampler.control_variate=false"), 0.04),
@@ -87,6 +98,9 @@ QUICK = (
     "hmc regression float32",
     "hmc crossing",
     "mclmc regression float32",
+    "nuts regression float32",
+    "mala regression float32",
+    "amclmc regression float32",
     "sgld quadratic curvature",
     "sgld minibatch",
 )
@@ -127,7 +141,7 @@ def test_a_sampler_that_forgets_something_cannot_be_made(contract, lacking):
         type("Partial", (contract,), members)(*arguments)
 
 
-@pytest.mark.parametrize("name", ["hmc", "laplace", "mclmc", "sgld"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "sampler").glob("*.yaml")))
 def test_every_sampler_is_of_the_contract(name):
     """And says how biased it is, in a way that analysis knows."""
     made = sample.make(config(f"sampler={name}").sampler, REGRESSION.problem.loss, 300, 50.0)
@@ -163,11 +177,12 @@ def density_of(problem, made, metric):
 )
 def test_sgld_update(precond, metric):
     """Three full-batch steps against the formula of the module, in NumPy, with the same noise."""
-    problem, made, _ = regression("sampler=sgld", f"sampler.precond={precond}", "sampler.dtype=float64")
+    euler = "sampler.integrator=euler"
+    problem, made, _ = regression("sampler=sgld", f"sampler.precond={precond}", euler, "sampler.dtype=float64")
     density = density_of(problem, made, metric)
     nbeta, gamma, eps, a, b1, b2 = 300 / np.log(300), 1.0, 0.003, 0.2, 0.9, 0.99
     kernel = sgld.make_kernel(made.sampler, problem.loss, 300, 300)
-    tuning = sgld.Tuning(jnp.asarray(eps), jnp.asarray(a), jnp.zeros(6))
+    tuning = sgld.Tuning(jnp.asarray(eps), jnp.asarray(0.5), jnp.asarray(a), jnp.zeros(6))
     state = kernel.init(density, jnp.asarray(np.linspace(-0.3, 0.4, 6)), jax.random.key(0))
     m_metric = np.asarray(jax.vmap(density.metric.apply)(jnp.eye(6)))
     u, v, m = np.linspace(-0.3, 0.4, 6), np.ones(6), np.zeros(6)
@@ -188,6 +203,50 @@ def test_sgld_update(precond, metric):
         np.testing.assert_allclose(state.position, u, rtol=1e-9)
 
 
+def test_the_default_step_takes_the_mean_of_two_noises():
+    """Against the formula, in NumPy, with the same noise and a size of it below 1."""
+    problem, made, _ = regression("sampler=sgld", "sampler.dtype=float64")
+    density, nbeta, eps, size = density_of(problem, made, "identity"), 300 / np.log(300), 0.003, 0.9
+    kernel = sgld.make_kernel(made.sampler, problem.loss, 300, 300)
+    tuning = sgld.Tuning(*map(jnp.asarray, (eps, size, 0.0)), jnp.zeros(6))
+    u = np.linspace(-0.3, 0.4, 6)
+    state = kernel.init(density, jnp.asarray(u), jax.random.key(0))
+    before = np.asarray(state.noise)
+    assert before.std() > 0.1
+    for t in range(1, 4):
+        state, _ = jax.jit(kernel.step)(density, tuning, state, jax.random.key(t), None)
+        noise = np.asarray(jax.random.normal(jax.random.split(jax.random.key(t))[1], (6,)))
+        u = u - eps / 2 * (u + nbeta * REGRESSION.hessian @ u) + np.sqrt(eps) * size * (before + noise) / 2
+        np.testing.assert_allclose(state.position, u, rtol=1e-9)
+        before = noise
+
+
+@pytest.mark.parametrize(("integrator", "heating"), [("euler", 0.25 / (1 - 0.25)), ("leimkuhler_matthews", 0.0)])
+def test_the_default_step_leaves_a_quadratic_no_bias(integrator, heating):
+    """Full batch, whitened, ε = 1: Euler's variances are 1/(1 − ε/4), the default's 1."""
+    problem, made, exact = regression(
+        *("sampler=sgld", "sampler.step_size=1", "sampler.batch_size=300", "sampler.draws=4000", "sampler.thin=3"),
+        *(f"sampler.integrator={integrator}", "sampler.mcse_target=null", WHITE),
+    )
+    found = estimates.summarise(problem.sample(made).draws.records.excess)
+    assert found.mean == pytest.approx(exact * (1 + heating), abs=4 * found.mcse)
+    assert found.mcse < 0.01 * exact
+
+
+@pytest.mark.parametrize("batch", [10, 30])
+def test_smaller_noise_makes_up_for_the_minibatch(batch):
+    """A regression with ten outlying pairs, no control variate: without it λ̂ would be too large by more than 10 %."""
+    problem, made, exact = regression(
+        *("sampler=sgld", "sampler.step_size=0.1", f"sampler.batch_size={batch}", "sampler.draws=4000"),
+        *("sampler.thin=5", "sampler.control_variate=false", "sampler.mcse_target=null", WHITE, "sampler.chains=8"),
+    )
+    result = problem.sample(made)
+    found = estimates.summarise(result.draws.records.excess)
+    heating = 1 - result.tuned["noise_size"] ** 2
+    assert heating > 0.04
+    assert found.mean == pytest.approx(exact, abs=4 * found.mcse + 0.3 * heating * exact)
+
+
 @pytest.mark.parametrize("control", [True, False])
 def test_stochastic_gradient_is_unbiased(control):
     """Over 4000 minibatches, within 4 standard errors a coordinate; on a quadratic the control variate cuts the noise."""
@@ -195,7 +254,7 @@ def test_stochastic_gradient_is_unbiased(control):
     density = density_of(problem, made, "identity")
     shift = jnp.full(6, 0.05)
     grad0 = losses.value_and_grad(problem.loss, density.rows, density.w0)[1]
-    tuning = sgld.Tuning(jnp.asarray(0.1), jnp.asarray(0.0), grad0)
+    tuning = sgld.Tuning(*map(jnp.asarray, (0.1, 1.0, 0.0)), grad0)
     one = lambda key: sgld._gradient(made.sampler, problem.loss, density, tuning, shift, key, 300, 10)
     each = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000)))
     errors = each.std(0) / np.sqrt(4000)
@@ -402,11 +461,11 @@ def test_prior_radius_sets_the_localization():
 
 
 def test_default_batch_is_the_cheapest_where_nbeta_pairs_are_as_noisy_as_a_step_is_wrong():
-    """Cost (B + 640)(1 + nβ/B) is least at B = √(640 nβ)."""
+    """Cost (B + 200)(1 + nβ/B) is least at B = √(200 nβ)."""
     sampler = config("sampler=sgld").sampler
-    assert sgld.batch_size(sampler, 2000, 263.1) == 411
+    assert sgld.batch_size(sampler, 2000, 263.1) == 230
     assert sgld.batch_size(sampler, 100, 263.1) == 100
-    assert sgld.batch_size(sampler, 20000, 500000.0) == 10000  # the noise of the whole data could not be measured
+    assert sgld.batch_size(sampler, 20000, 5e6) == 10000  # the noise of the whole data could not be measured
     assert sgld.batch_size(replace(sampler, batch_size=7), 2000, 263.1) == 7
 
 
@@ -456,7 +515,7 @@ def test_laplace_draws_are_shrunk_to_where_the_posterior_is():
     white = density_of(problem, made, "curvature")
     density, size, gradients = sample._whiten_around(problem.loss, white, 0, Journal())
     assert size == pytest.approx(1, rel=1e-9)
-    assert gradients == 3 + 2 * 6
+    assert gradients == 3 + 2  # a Gauss-Newton matrix of one output: 1 + 0.6, rounded up
     np.testing.assert_allclose(density.metric.apply(jnp.ones(6)), white.metric.apply(jnp.ones(6)), rtol=1e-6)
 
     white = white._replace(w0=jnp.zeros(6))
@@ -501,35 +560,43 @@ def test_a_breakdown_while_settling_keeps_the_curvature_at_w0(monkeypatch):
 
 
 def test_where_the_hessian_vanishes_sgld_alone_whitens_and_takes_care():
-    """By the curvature along its chains, at a fifth of the bias target; HMC and MCLMC stay in plain coordinates."""
+    """By the curvature along its chains, by Euler's step and at a smaller bias target; HMC and MCLMC stay in plain coordinates."""
     short = ("sampler.draws=10", "sampler.warmup=80")
     for sampler, expected in (("hmc", "identity"), ("mclmc", "identity"), ("sgld", "curvature")):
         problem, made, _ = CROSS(f"sampler={sampler}", *short)
         found = problem.sample(made).tuned
         assert found["metric"] == expected
-    assert found["predicted_bias"] <= 0.02 / sgld.CAUTION + 1e-9
+    assert found["predicted_bias"] <= sgld.CAREFUL + 1e-9 and "noise_size" not in found
 
 
 def cheapest(made, problem, n, batch, **changes):
     """The setting that SGLD chooses from measurements of ours: step·largest ≤ 1 and 0.08/(1 + noise) bound the step."""
     measured = {"largest_curvature": 1.0, "typical_curvature": 1.0, "gradient_noise": 1.0, "controlled_noise": 1.0}
-    settled = Tuned(None, sgld.Tuning(jnp.asarray(0.04), jnp.asarray(0.0), None), 0.0, measured | changes)
+    settled = Tuned(None, sgld.Tuning(*map(jnp.asarray, (0.04, 1.0, 0.0)), None), 0.0, measured | changes)
     config, batch, settled = sgld._cheapest(made.sampler, problem.loss, settled, n, batch)
     return config.control_variate, batch, float(settled.tuning.step_size)
 
 
 def test_sgld_takes_the_batch_and_the_control_variate_that_cost_least():
-    """Without control variate, cost (B + 640)(1 + B0/B): least at B = √(640 B0) = 5060 for B0 = 40000."""
-    problem, made, _ = regression("sampler=sgld")
-    assert cheapest(made, problem, 100_000, 40_000) == (False, 4096, pytest.approx(0.08 / (1 + 40_000 / 4096)))
-    assert cheapest(made, problem, 20000, 2048)[:2] == (False, 2048)  # 1024 would save a tenth: not worth compiling for
-    assert cheapest(made, problem, 20000, 64, gradient_noise=9.0, controlled_noise=9.0)[:2] == (False, 512)  # larger
+    """Euler's cost without control variate, (B + 200)(1 + B0/B), is least at B = √(200 B0) = 2830 for B0 = 40000."""
+    problem, made, _ = regression("sampler=sgld", "sampler.integrator=euler", "sampler.bias_target=0.02")
+    assert cheapest(made, problem, 100_000, 40_000) == (False, 2048, pytest.approx(0.08 / (1 + 40_000 / 2048)))
+    assert cheapest(made, problem, 20000, 1024)[:2] == (False, 1024)  # 512 would save a tenth: not worth compiling for
+    assert cheapest(made, problem, 20000, 64, gradient_noise=9.0, controlled_noise=9.0)[:2] == (False, 256)  # larger
     assert cheapest(made, problem, 20000, 8192, controlled_noise=0.01)[0]
     # stability holds the step at 1/1000: the smallest batch does not shorten it by more than its steps are cheaper
     assert cheapest(made, problem, 20000, 2048, largest_curvature=1000.0) == (False, 32, pytest.approx(0.001))
     assert cheapest(made, problem, 2048, 2048) == (None, 2048, pytest.approx(0.04))  # the whole data: no noise to trade
     typed = config("sampler=sgld", "sampler.batch_size=50", "sampler.control_variate=true")
-    assert cheapest(typed, problem, 20000, 50) == (True, 50, pytest.approx(0.04))
+    assert cheapest(typed, problem, 20000, 50) == (True, 50, pytest.approx(0.02 / 0.45))
+
+
+def test_the_default_step_of_sgld_is_as_long_as_what_the_noise_leaves_allows():
+    """0.45 noise ε/4 ≤ 0.005 and ε·largest ≤ 1: the batch shrinks until the first holds the step as the second does."""
+    problem, made, _ = regression("sampler=sgld", "sampler.control_variate=false")
+    assert cheapest(made, problem, 20000, 2048) == (False, 2048, pytest.approx(0.02 / 0.45))
+    assert cheapest(made, problem, 20000, 2048, gradient_noise=0.01) == (False, 512, pytest.approx(1.0))
+    assert cheapest(made, problem, 20000, 2048, gradient_noise=0.01, largest_curvature=10.0)[1] == 64
 
 
 def test_sgld_measures_what_its_bias_is_made_of():
@@ -537,7 +604,7 @@ def test_sgld_measures_what_its_bias_is_made_of():
     problem, made, _ = regression("sampler=sgld", "sampler.chains=32", "sampler.dtype=float64")
     density = density_of(problem, made, "curvature")
     kernel = sgld.make_kernel(made.sampler, problem.loss, 300, 50)
-    states = jax.vmap(lambda u: kernel.init(density, u, None))(jnp.zeros((32, 6)))
+    states = jax.vmap(lambda u: kernel.init(density, u, jax.random.key(0)))(jnp.zeros((32, 6)))
     chains = loop.Loop(kernel, density, made.sampler, 1, Journal())
     started = sgld._begin(made.sampler, problem.loss, chains, states)
     found = sgld._choose(made.sampler, problem.loss, chains, started, 0, 300, 50).chosen
@@ -547,7 +614,7 @@ def test_sgld_measures_what_its_bias_is_made_of():
     residual = REGRESSION.x * (REGRESSION.y - REGRESSION.x @ problem.w0[:, None]) / REGRESSION.sigma**2
     noise = nbeta**2 / 50 * np.cov(residual.T) @ whitener  # similar to M C M
     assert found["largest_curvature"] == pytest.approx(1, rel=1e-2)
-    assert found["typical_curvature"] == pytest.approx(1, rel=1e-4)  # tr R/tr R, whichever the probes
+    assert found["typical_curvature"] == pytest.approx(1, rel=1e-3)  # tr R/tr R, whichever the probes
     assert found["controlled_noise"] < 1e-12
     assert found["gradient_noise"] == pytest.approx(np.trace(noise @ shares) / np.trace(shares), rel=0.2)
     warm = started._replace(chosen={"llc_in_warmup": np.trace(shares) / 8})  # λ̂ a quarter of what Laplace has it
@@ -562,7 +629,7 @@ def test_the_algorithm_of_a_loop_may_be_changed():
     density = density_of(problem, made, "curvature")
     chains = loop.Loop(sgld.make_kernel(made.sampler, problem.loss, 300, 60), density, made.sampler, 2, Journal())
     states = chains.states(loop.starts(density, density.metric, 4, 0))
-    tuning = sgld.Tuning(jnp.asarray(0.01), jnp.asarray(0.0), jnp.zeros(6, jnp.float32))
+    tuning = sgld.Tuning(*map(jnp.asarray, (0.01, 1.0, 0.0)), jnp.zeros(6, jnp.float32))
     states, before = chains.advance(tuning, states, "warmup", 0, 5)
     chains.use(sgld.make_kernel(made.sampler, problem.loss, 300, 30))
     states, after = chains.advance(tuning, states, "warmup", 5, 5)

@@ -83,6 +83,7 @@ def estimate_llc(
             llc=estimate.mean,
             mcse=estimate.mcse,
             ess=estimate.raw.ess,
+            ess_wanted=verdict.least(estimate)[0],
             rhat=estimate.raw.rhat,
             acceptance=so_far.acceptance,
         )

@@ -106,7 +106,8 @@ class Pace:
         """Draws that will have been made when drawing stops, where the error goes on falling with their square root."""
         draw, most, target = report["draw"], report["draws"], getattr(self._sampler, "mcse_target", None)
         llc, mcse, ess = (report.get(key) or math.nan for key in ("llc", "mcse", "ess"))
-        enough = draw * max((mcse / (target * abs(llc))) ** 2, verdict.ESS / ess) if target else math.nan
+        wanted = (report.get("ess_wanted") or verdict.ESS) / ess
+        enough = draw * max((mcse / (target * abs(llc))) ** 2, wanted) if target else math.nan
         return min(most, max(draw, enough)) if math.isfinite(enough) else most
 
 

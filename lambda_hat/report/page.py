@@ -20,7 +20,7 @@ from lambda_hat.system.terminal import printable
 
 PAGE = Path(__file__).with_name("page.html")
 
-ORDER = ("hmc", "sgld", "mclmc", "laplace")
+ORDER = ("hmc", "sgld", "mclmc", "laplace", "amclmc", "nuts", "mala")
 """Samplers in the order of their colours; others come after them."""
 
 MOST_LISTED = 12

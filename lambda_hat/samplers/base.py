@@ -34,6 +34,7 @@ class Bias(NamedTuple):
             `none`: transitions leave π unchanged.
             `predicted`: to first order in the step, from the curvature and the gradient noise that tuning measured; it can be
             taken off the mean.
+            `compensated`: made up for but for something between nothing and twice the share.
             `bound`: predicted as well, where only its size can be believed.
             `measured`: by the draws alone, through the residual of the Stein identity (`Record.stein`, `Record.stein_curvature`).
             `unknown`: as measured, but the residual need not show it: where the Stein correction does not help, the run warns.
@@ -41,7 +42,7 @@ class Bias(NamedTuple):
         share: of λ̂, by which the mean is predicted to be too large; 0 where nothing is predicted.
     """
 
-    kind: Literal["none", "predicted", "bound", "measured", "unknown", "gaussian"]
+    kind: Literal["none", "predicted", "compensated", "bound", "measured", "unknown", "gaussian"]
     share: float = 0.0
 
 

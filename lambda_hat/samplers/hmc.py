@@ -1,5 +1,6 @@
 """Hamiltonian Monte Carlo: BlackJAX's kernel, its step size adapted over all chains, its trajectories jittered."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
+from lambda_hat.samplers.density import Density
 from lambda_hat.system import devices
 from lambda_hat.targets import resumable
 
@@ -84,7 +86,52 @@ class Leapfrog(Kernel):
         return state.position, state.logdensity, state.logdensity_grad
 
 
-class HMC(MarkovSampler):
+class Adjusted(MarkovSampler):
+    """A sampler with a Metropolis test, whose step size is adapted to a mean acceptance over all chains.
+
+    Attributes:
+        acceptance: aimed at in whitened and in plain coordinates, where `target_acceptance` is not typed in.
+    """
+
+    acceptance: Mapping[bool, float] = ACCEPTANCE
+
+    @staticmethod
+    @abstractmethod
+    def _begin(config: Any, density: Density) -> Any:
+        """The settings before adaptation, a NamedTuple with a `step_size`."""
+
+    def settle(self, chains, states, draws, log):
+        free = {name: None for name in ("step_size", "trajectory_length") if hasattr(self.config, name)}
+        config = replace(self.config, **free)
+        return _adapt(config, self.acceptance, chains, states, self._begin(config, chains.density), 0, draws)
+
+    def tune(self, chains, states, first, draws, log):
+        """Adapt the step size over all chains, and halve it until transitions no longer diverge."""
+        config, whitens, trial = self.config, chains.density.metric.whitens, draws // 6
+        adapting = draws - trial * min(3, TRIALS[whitens])
+        began = self._begin(config, chains.density)
+        adapted = _adapt(config, self.acceptance, chains, states, began, first, adapting)
+        states, tuning, gradients = adapted.states, adapted.tuning, adapted.gradients
+        made, clean, shortened = first + adapting, 0, 0
+        while trial and clean < TRIALS[whitens]:
+            states, out = chains.advance(tuning, states, "warmup", made, trial)
+            made, clean, gradients = made + trial, clean + 1, gradients + float(np.sum(out.steps.gradients))
+            if np.any(out.steps.diverging) and not config.step_size and shortened < MOST_SHORTENED:
+                clean, shortened = 0, shortened + 1
+                tuning = tuning._replace(step_size=tuning.step_size / 2)
+                log(
+                    f"{config.name}: trajectories diverge where the posterior is narrow; step shortened to "
+                    f"{float(tuning.step_size):.3g}"
+                )
+        chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
+        return Tuned(states, tuning, gradients, chosen)
+
+    def bias(self, chosen: Mapping[str, Any]) -> Bias:
+        """None: the Metropolis test removes what the integrator errs by."""
+        return Bias("none")
+
+
+class HMC(Adjusted):
     """Hamiltonian Monte Carlo: exact but for the Monte Carlo error, and the reference for the other samplers.
 
     With U(u) = −log π(u) in the metric's coordinates u, momentum v ~ N(0, 1) and step ε, a trajectory is k leapfrog steps
@@ -126,33 +173,14 @@ class HMC(MarkovSampler):
     def kernel(self) -> Leapfrog:
         return Leapfrog(self.loss)
 
-    def settle(self, chains, states, draws, log):
-        config = replace(self.config, step_size=None, trajectory_length=None)
-        return _adapt(config, chains, states, _start(config, chains.density), 0, draws)
-
-    def tune(self, chains, states, first, draws, log):
-        """Adapt the step size over all chains, and halve it until trajectories no longer diverge."""
-        config, whitens, trial = self.config, chains.density.metric.whitens, draws // 6
-        adapting = draws - trial * min(3, TRIALS[whitens])
-        adapted = _adapt(config, chains, states, _start(config, chains.density), first, adapting)
-        states, tuning, gradients = adapted.states, adapted.tuning, adapted.gradients
-        made, clean, shortened = first + adapting, 0, 0
-        while trial and clean < TRIALS[whitens]:
-            states, out = chains.advance(tuning, states, "warmup", made, trial)
-            made, clean, gradients = made + trial, clean + 1, gradients + float(np.sum(out.steps.gradients))
-            if np.any(out.steps.diverging) and not config.step_size and shortened < MOST_SHORTENED:
-                clean, shortened = 0, shortened + 1
-                tuning = tuning._replace(step_size=tuning.step_size / 2)
-                log(
-                    "HMC: trajectories diverge where the posterior is narrow; step shortened to "
-                    f"{float(tuning.step_size):.3g}"
-                )
-        chosen = {k: float(v) for k, v in tuning._asdict().items()} | {"shortened": shortened}
-        return Tuned(states, tuning, gradients, chosen)
-
-    def bias(self, chosen: Mapping[str, Any]) -> Bias:
-        """None: the Metropolis test removes what the integrator errs by."""
-        return Bias("none")
+    @staticmethod
+    def _begin(config, density):
+        whitens, radian = density.metric.whitens, _radian(density)
+        return Tuning(
+            jnp.asarray(config.step_size or 0.1 * LENGTH[whitens] * radian, jnp.float64),
+            jnp.asarray(config.trajectory_length or LENGTH[whitens] * radian, jnp.float64),
+            jnp.asarray(config.max_leapfrog_steps),
+        )
 
 
 SAMPLER = HMC
@@ -163,20 +191,10 @@ def _radian(density):
     return 1.0 if density.metric.whitens else float(density.gamma) ** -0.5
 
 
-def _start(config, density):
-    """Settings before adaptation."""
-    whitens, radian = density.metric.whitens, _radian(density)
-    return Tuning(
-        jnp.asarray(config.step_size or 0.1 * LENGTH[whitens] * radian, jnp.float64),
-        jnp.asarray(config.trajectory_length or LENGTH[whitens] * radian, jnp.float64),
-        jnp.asarray(config.max_leapfrog_steps),
-    )
-
-
-def _adapt(config, chains, states, tuning, first, draws):
+def _adapt(config, acceptance, chains, states, tuning, first, draws):
     """Dual averaging of the step size over the draws of warm-up from `first` on."""
     fixed = bool(config.step_size)
-    target = config.target_acceptance or ACCEPTANCE[chains.density.metric.whitens]
+    target = config.target_acceptance or acceptance[chains.density.metric.whitens]
     program = _adaptation_program(chains.kernel, chains.layout, config.chains, target, fixed)
     begin, _, final = dual_averaging_adaptation(target)
     numbers = jnp.arange(config.chains)

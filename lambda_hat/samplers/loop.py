@@ -20,7 +20,11 @@ STREAMS = ("start", "warmup", "draws", "tune", "jitter", "metric", "momentum", "
 """Random streams of a sampler's seed; a new one goes to the end."""
 
 CHUNKS = 40
-"""Calls that the recorded draws of a run are split into; after each it is asked whether they are enough."""
+"""Calls that the recorded draws of a run are split into, but for the first ones, which are shorter; after each it is asked whether
+they are enough."""
+
+FIRST_CALL, GROWTH = 25, 0.25
+"""Most draws of the first call, and of each further one, over those made: room for many draws does not make a short run longer."""
 
 
 class Draws(NamedTuple):
@@ -158,7 +162,7 @@ class Loop:
             return states, jax.tree.map(lambda leaf: np.asarray(leaf)[:, :taken], out)
 
         while made < count and not broken:
-            end = min(count, made + self.size)
+            end = min(count, made + min(self.size, max(FIRST_CALL, int(GROWTH * made))))
             while made < end and not broken:
                 before, name = states, f"{stream_name} {first + made}"
                 states, found = self._pieces.next(name, states, structure, call, end - made, made > 0)

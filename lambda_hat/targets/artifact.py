@@ -337,6 +337,8 @@ def curvature(directory, target, posterior, scratch):
     name = posterior.loss + (f"_{posterior.student_t_df:g}" if posterior.loss == "student_t" else "")
     if view := {key: target.meta[key] for key in ("parameters", "other_data") if key in target.meta}:
         name += f"_{hashlib.sha256(repr(view).encode()).hexdigest()[:12]}"
+    if curvatures.gauss_newton_gradients(target.loss(posterior), target.rows(np.float64), len(target.w0)):
+        name += "_gn"  # an earlier version kept the Hessian under the name without
     path, hidden = Path(directory) / f"curvature_{name}.npz", Path(scratch) / "curvature.npz"
     made_from = {"target_id": target.meta["target_id"], "loss": name, **target.meta["hashes"]}
     if os.path.lexists(path):
