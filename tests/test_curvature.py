@@ -320,3 +320,19 @@ def test_where_the_curvature_is_not_finite_plain_coordinates_are_taken_with_a_wo
     result = problem.sample(config, log=lambda line, frequent=False: lines.append(line))
     assert any("the curvature at w0 is not finite: sampling in plain coordinates" in line for line in lines)
     assert np.mean(result.draws.records.excess) == pytest.approx(2.0, rel=0.15)
+
+
+@pytest.mark.parametrize("case", ["definite", "softmax", "diagonal of both signs", "zero"])
+def test_root_of_an_output_hessian(case):
+    """F Fᵀ is the matrix where it is positive, and leaves out the negative entries of a diagonal one."""
+    a = np.random.default_rng(0).standard_normal((5, 5))
+    p = np.array([0.7, 0.2, 0.1, 0.0, 0.0])
+    matrix = {
+        "definite": a @ a.T,
+        "softmax": np.diag(p) - np.outer(p, p),
+        "diagonal of both signs": np.diag([2.0, -1.0, 0.0, 3.0, -5.0]),
+        "zero": np.zeros((5, 5)),
+    }[case]
+    root = np.asarray(jax.jit(curvature._root)(jnp.asarray(matrix)))
+    expected = np.maximum(matrix, 0) if case.startswith("diagonal") else matrix
+    np.testing.assert_allclose(root @ root.T, expected, atol=1e-12)

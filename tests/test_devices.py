@@ -72,6 +72,17 @@ def test_devices_that_the_environment_forces_are_not_used_beyond_the_cores(scrip
     assert summary["provenance"]["devices"] == "1 × cpu"  # too little work to be shared
 
 
+def test_the_curvature_of_many_outputs_by_layers_does_not_wait_for_ever_on_two_devices(script, tmp_path, monkeypatch):
+    """LAPACK's calls in a program on several devices would."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    network = ("model=custom", "model.source=lambda_hat.studies.modular_addition:make")
+    outcome = script(
+        *("build_target", *network, "model.options={modulus: 23, units: 48}", "data=modular", "data.modulus=23"),
+        *("data.n_data=370", "training=adamw", "training.checkpoint=10", "training.steps=10", "runtime.devices=2"),
+    )
+    assert outcome.code == 0 and "p = 3312" in outcome.text, outcome.text
+
+
 def test_the_size_of_the_work_decides_the_layout(monkeypatch):
     """Nothing is spread that is done before the devices have found one another, and never over more devices than are asked for."""
     several = devices.layout(1e9)

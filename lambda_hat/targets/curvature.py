@@ -39,7 +39,7 @@ LONGEST_SIDE = 2048
 the vocabulary of an embedding, whose rows no example has in common, keeps its coordinates."""
 
 MOST_OUTPUTS = 256
-"""Outputs of one example up to which their Hessian is diagonalised; of more it is taken to be diagonal."""
+"""Outputs of one example up to which their Hessian is taken whole; of more it is taken to be diagonal."""
 
 GRADIENTS_PER_OUTPUT = 0.1
 """What the products of the Jacobian's rows of one output cost for each parameter, in full-data gradients of the same time: measured
@@ -208,11 +208,25 @@ def _gauss_newton_program(loss, layout):
 
 
 def _output_roots(loss, w, x, y):
-    """Of one pair: the outputs' pull-back, the square root C^½ `[k, k]` of the loss's Hessian in them, its negative eigenvalues
-    taken for zero, and their shape."""
+    """Of one pair: the outputs' pull-back, a root `[k, k]` of the loss's Hessian in them, and their shape."""
     output, pull = jax.vjp(lambda w: loss.outputs(w, x[None])[0], w)
-    values, vectors = jnp.linalg.eigh(jax.hessian(partial(_pair, loss, output.shape, y))(output.ravel()))
-    return pull, vectors * jnp.sqrt(jnp.maximum(values, 0)), output.shape
+    return pull, _root(jax.hessian(partial(_pair, loss, output.shape, y))(output.ravel())), output.shape
+
+
+def _root(matrix):
+    """F with F Fᵀ = C of a symmetric `[k, k]` matrix, by columns as Cholesky's; of pivots that are not positive nothing is kept.
+
+    Not LAPACK's: a batch of its calls in a program on several devices may wait for ever for threads that wait for it.
+    """
+    least = 1e-6 * jnp.max(jnp.abs(jnp.diagonal(matrix)))
+
+    def column(j, carry):
+        rest, root = carry
+        pivot = rest[j, j]
+        made = jnp.where(pivot > least, rest[:, j] / jnp.sqrt(jnp.where(pivot > least, pivot, 1)), 0)
+        return rest - jnp.outer(made, made), root.at[:, j].set(made)
+
+    return jax.lax.fori_loop(0, len(matrix), column, (matrix, jnp.zeros_like(matrix)))[1]
 
 
 def _pair(loss, shape, y, flat):
