@@ -36,7 +36,7 @@ def test_the_number_arrives_whatever_the_terminal_can_show(tiny, tmp_path, envir
         outcome = sample(tmp_path, name=name, environment=environment)
         assert outcome.returncode == 0 and b"hmc" in outcome.stdout and b"Error" not in outcome.stderr, outcome
     outcome = sample(tmp_path, ("--help",), environment=environment)
-    assert outcome.returncode == 0 and b"sampler: hmc" in outcome.stdout, outcome
+    assert outcome.returncode == 0 and b"sampler: amclmc, hmc" in outcome.stdout, outcome
 
 
 @pytest.mark.parametrize(("shell", "reason"), [(">&-", b"it is closed"), (">/dev/full", b"No space left on device")])
