@@ -48,10 +48,16 @@ def main(cells):
         at_w0 = artifact.curvature_at(target, config.posterior)
         made = estimation.estimate_llc(target, at_w0, config, log=problems.silent, report=problems.silent)
         draws = made.result.draws
-        assert np.all(np.isfinite(draws.records.excess))
+        assert np.all(np.isfinite(draws.records.excess)) and np.isfinite(made.summary.waic)
         used = len(made.result.devices)
         records = draws.records
-        arrays = at_w0.to_arrays(), made.result.density.metric, records.excess, records.distance2
+        arrays = (
+            at_w0.to_arrays(),
+            made.result.density.metric,
+            records.excess,
+            records.distance2,
+            made.result.fluctuation,
+        )
         print(json.dumps({"cell": cell, "devices": used, "digest": digest(arrays)}), flush=True)
 
 

@@ -98,6 +98,7 @@ class Problem(NamedTuple):
         )
         plain = replace(config.sampler, mcse_target=None)
         found = []
+        result = result._replace(fluctuation=None)  # of all chains together
         for first in range(0, 4 * count, 4):
             four, draws = operator.itemgetter(slice(first, first + 4)), result.draws
             records, steps = jax.tree.map(four, (draws.records, draws.steps))

@@ -130,8 +130,10 @@ def analyse(
         finite=finite,
     )
     drawn = float(np.sum(steps.gradients))
+    conclusions = _conclusions(records, facts)
     return Summary(
-        **_conclusions(records, facts),
+        **conclusions,
+        **_generalisation(result.fluctuation, records.excess, conclusions, estimand),
         sampler=sampler.name,
         estimand=estimand,
         p=facts.p,
@@ -288,6 +290,21 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
         "stein_identity": SteinIdentity(
             mean=known(found.stein.mean), mcse=known(found.stein.mcse), expected=float(facts.p)
         ),
+    }
+
+
+def _generalisation(fluctuation, excess, conclusions, estimand):
+    """The fields of a `Summary` that follow from the losses of the pairs."""
+    llc = conclusions["llc_mean"], conclusions["llc_mcse"]
+    if fluctuation is None or None in llc:
+        return {}
+    found = estimates.generalisation(fluctuation, excess[:, fluctuation.numbers], llc, estimand.n, estimand.beta)
+    (nu, nu_mcse), (waic, waic_mcse) = found
+    return {
+        "singular_fluctuation": known(nu),
+        "singular_fluctuation_mcse": known(nu_mcse),
+        "waic": known(waic),
+        "waic_mcse": known(waic_mcse),
     }
 
 

@@ -150,6 +150,14 @@ class _Records(Protocol):
     stein_curvature: Draws
 
 
+class _Fluctuation(Protocol):
+    variance: float
+    training_loss: float
+    variance_terms: Draws
+    training_terms: Draws
+    numbers: np.ndarray
+
+
 class _Bias(Protocol):
     kind: str
     share: float
@@ -331,3 +339,51 @@ def sensitivities(excess: Draws, distance2: Draws, gamma: float) -> Sensitivitie
 def variance(excess: Draws) -> Chains:
     """(nβ)² Var L_n, the second estimator of λ̂, as the mean of (x − x̄)²."""
     return summarise((excess - excess.mean()) ** 2)
+
+
+class Generalisation(NamedTuple):
+    """Of the localised posterior at its β and γ, each with a Monte Carlo standard error.
+
+    Attributes:
+        singular_fluctuation: ν = (β/2) V, V = Σ_i Var ℓ_i the functional variance.
+        waic: T + (β/n) V = T + 2ν/n in nats, T = −(1/n) Σ_i log E exp(−ℓ_i) the Bayes training loss.
+    """
+
+    singular_fluctuation: tuple[float, float]
+    waic: tuple[float, float]
+
+
+def generalisation(found: _Fluctuation, excess: Draws, llc: tuple[float, float], n: int, beta: float) -> Generalisation:
+    """Singular fluctuation and WAIC, with errors, from the pairs' losses at a few draws.
+
+    Both are means over these draws of x's kin: what a draw adds to them moves with its excess, whose mean is known far better, from
+    all draws, as λ̂. So the excess is regressed out, and put back at λ̂: mean of y − c (x − λ̂), c = Cov(x, y)/Var(x).
+
+    Arguments:
+        found: `samplers.fluctuation.Fluctuation`.
+        excess: x of the draws that it was measured on `[chains, kept]`.
+        llc: λ̂ and its standard error.
+        n: pairs.
+        beta: β.
+
+    References:
+        Watanabe, J. Mach. Learn. Res. 11:3571 (2010), equations 5 to 7: the three, with the posterior at inverse temperature β.
+    """
+    factor = beta / n
+    variance = _put_back(found.variance, found.variance_terms, excess, llc)
+    waic = _put_back(
+        found.training_loss + factor * found.variance,
+        found.training_terms + factor * found.variance_terms,
+        excess,
+        llc,
+    )
+    return Generalisation((beta / 2 * variance[0], beta / 2 * variance[1]), waic)
+
+
+def _put_back(value, terms, excess, llc):
+    """A statistic and its error, of what its draws' terms have in common with the excess freed."""
+    mean, deviation = excess.mean(), excess - excess.mean()
+    spread = np.mean(deviation**2)
+    coefficient = float(np.mean(deviation * terms) / spread) if spread > 0 else 0.0
+    left = summarise(terms - coefficient * excess)
+    return value - coefficient * (mean - llc[0]), float(np.hypot(left.mcse, coefficient * llc[1]))

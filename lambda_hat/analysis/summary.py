@@ -264,6 +264,17 @@ class Summary:
     control_variate: ControlVariate
     llc_variance_estimator: float | None = statistic("(nβ)² Var L_n", "second estimator, which needs no L_n(w0)")
     llc_variance_mcse: float | None = statistic("its MCSE", "of (nβ)² Var L_n", default=None)
+    singular_fluctuation: float | None = statistic(
+        "ν", "(β/2) Σᵢ Var ℓᵢ, the singular fluctuation of the localised posterior at this β and γ, ℓᵢ a pair's negative "
+        "log-likelihood; empty where L_n is no mean of such (loss nll or cross-entropy), for laplace, and of too few draws",
+        default=None,
+    )  # fmt: skip
+    singular_fluctuation_mcse: float | None = statistic("± (ν)", "MCSE of ν", pattern=".2g", default=None)
+    waic: float | None = statistic(
+        "WAIC", "−(1/n) Σᵢ log E exp(−ℓᵢ) + 2ν/n, of the localised posterior at this β and γ; empty where ν is", unit="nats",
+        pattern=".6g", default=None,
+    )  # fmt: skip
+    waic_mcse: float | None = statistic("± (WAIC)", "MCSE of WAIC", unit="nats", pattern=".2g", default=None)
     sensitivities: Sensitivities
     stein_identity: SteinIdentity
     laplace: float | None = statistic("Laplace λ̂", "½ tr nβH(nβH+γ)⁻¹, H the curvature at w0", pattern=".5g")

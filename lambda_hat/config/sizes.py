@@ -15,6 +15,13 @@ TOP = 128
 GROUP = 64
 """Pairs whose gradients are held at once where a larger network's curvature is taken by layers."""
 
+KEPT, FEWEST_KEPT = 256, 8
+"""Draws whose positions are kept: between half of KEPT and all of it over all chains, but of a chain no fewer than half of
+FEWEST_KEPT."""
+
+KEPT_NUMBERS = 2**26
+"""Most numbers that the positions kept may take: 256 MiB in float32."""
+
 
 class Sizes(NamedTuple):
     """What a model's memory is told from.
@@ -40,6 +47,12 @@ def of(config: Model) -> Sizes | None:
         return None if arrays is None else Sizes(arrays)
     squares = {f"layer{i}.weight": a**2 + b**2 for i, (a, b) in enumerate(itertools.pairwise(units))}
     return Sizes(arrays, squares, units[0] + units[-1], max(units))
+
+
+def most_kept(chains: int, p: int) -> int:
+    """Most draws of each chain whose positions of p numbers are kept; none where they would take too much memory."""
+    most = min(max(KEPT // chains, FEWEST_KEPT), KEPT_NUMBERS // (chains * p))
+    return most if most >= FEWEST_KEPT else 0
 
 
 def layers(config: Model) -> tuple[int, ...] | None:

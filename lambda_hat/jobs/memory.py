@@ -75,6 +75,8 @@ def predict(config, stage, known=None):
         chains += 4 * single * sampler.chains * min(n, sampler.batch_size or n // 2) * model.widest
     draws = 9 * 8 * 3 * sampler.chains * sampler.draws
     draws += 3 * 8 * sampler.chains * sampler.draws * p if sampler.save_params else 0
+    if model.squares is not None and not isinstance(sampler, Laplace):
+        draws += 3 * single * sampler.chains * min(sampler.draws, sizes.most_kept(sampler.chains, max(p, 1))) * p
     squares = None if model.squares is None else sum(model.squares.get(name, 0) for name in moving)
     return {
         "the process": PROCESS,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lambda_hat.config.sizes import most_kept
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Transition
 from lambda_hat.system import devices
@@ -27,6 +28,18 @@ FIRST_CALL, GROWTH = 25, 0.25
 """Most draws of the first call, and of each further one, over those made: room for many draws does not make a short run longer."""
 
 
+class Kept(NamedTuple):
+    """Positions of a few draws, evenly apart.
+
+    Attributes:
+        numbers: which draws they are `[kept]`.
+        positions: u of them, in the precision of w0 `[chains, kept, p]`.
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+
+
 class Draws(NamedTuple):
     """What a run of the loop leaves, each array `[chains, draws]`.
 
@@ -36,6 +49,7 @@ class Draws(NamedTuple):
         seconds: wall-clock time spent on draws by the end of each one's call `[draws]`.
         params: w − w0 `[chains, draws, p]`, or None.
         last_good: w − w0 before the chunk in which a chain broke down `[chains, p]`; None if none did.
+        kept: positions of a few draws; None where none were asked for.
     """
 
     records: densities.Record
@@ -43,6 +57,7 @@ class Draws(NamedTuple):
     seconds: np.ndarray
     params: np.ndarray | None
     last_good: np.ndarray | None = None
+    kept: Kept | None = None
 
 
 def stream(seed, name):
@@ -103,11 +118,13 @@ class Loop:
         config: `config.Sampling`, for chains, draws, seed and save_params.
         thin: transitions of a draw.
         journal: what has been computed so far (`resumable.Steps`).
+        keeps: whether positions of a few of the recorded draws are kept.
     """
 
-    def __init__(self, kernel, density, config, thin, journal):
+    def __init__(self, kernel, density, config, thin, journal, keeps=False):
         self.config, self.thin, self.journal = config, thin, journal
         self.size = math.ceil(config.draws / CHUNKS)
+        self._kept = most_kept(config.chains, density.w0.size) if keeps else 0
         self.layout = devices.layout(losses.gradient_operations(density.rows, density.w0.size))
         self._place = partial(self.layout.place, length=config.chains)
         self._pieces = resumable.Pieces(self.journal, partial(self._place, spread=True))
@@ -117,7 +134,7 @@ class Loop:
     def use(self, kernel):
         """Make transitions with this kernel from now on; its states are like the former's."""
         chains, keeps = self.config.chains, self.config.save_params
-        self._chunk = _chunk_program(kernel, self.layout, chains, keeps, self.size)
+        self._chunk = _chunk_program(kernel, self.layout, chains, keeps, self.size, self._kept)
         self._states = _states_program(kernel, self.layout, chains)
         self.kernel = kernel
 
@@ -151,24 +168,27 @@ class Loop:
             the states after them, and `Draws`.
         """
         parts, seconds, made, last_good, broken = [], [], 0, None, False
+        numbers, keeps = jnp.arange(self.config.chains), self._kept if stream_name == "draws" else 0
+        kept_numbers, positions = [], []
         structure = jax.tree.structure(states)
         key, jitter = stream(self.config.seed, stream_name), stream(self.config.seed, "jitter")
-        numbers = jnp.arange(self.config.chains)
 
         def call(states, taken):
-            states, out = self._chunk(
-                self.density, tuning, states, numbers, key, jitter, first + made, taken, self.thin
-            )
-            return states, jax.tree.map(lambda leaf: np.asarray(leaf)[:, :taken], out)
+            start = first + made
+            states, out, kept = self._chunk(self.density, tuning, states, numbers, key, jitter, start, taken, self.thin)
+            out = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :taken], out)
+            return states, (out, np.asarray(kept)[:, : len(_kept_among(start, start + taken, keeps))])
 
         while made < count and not broken:
             end = min(count, made + min(self.size, max(FIRST_CALL, int(GROWTH * made))))
             while made < end and not broken:
                 before, name = states, f"{stream_name} {first + made}"
                 states, found = self._pieces.next(name, states, structure, call, end - made, made > 0)
-                part = resumable.unpack(found, _PART)
+                part, kept = resumable.unpack(found, _PART)
                 parts.append(part)
+                positions.append(kept)
                 seconds += [float(found["seconds"]) + (seconds[-1] if seconds else 0.0)] * int(found["count"])
+                kept_numbers += _kept_among(first + made, first + len(seconds), keeps)
                 made = len(seconds)
                 broken = stop_broken and not np.all(np.isfinite(part[0]))
             if broken and before is not None:
@@ -177,7 +197,11 @@ class Loop:
                 break
         records, steps, params = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
         params = params if self.config.save_params else None
-        return states, Draws(records, steps, np.asarray(seconds), params, last_good)
+        kept = None
+        if keeps:
+            chosen = np.asarray(kept_numbers) % _apart(first + made - 1, keeps) == 0
+            kept = Kept(np.asarray(kept_numbers)[chosen], np.concatenate(positions, 1)[:, chosen])
+        return states, Draws(records, steps, np.asarray(seconds), params, last_good, kept)
 
     def run(self, tuning, states, enough=lambda records, acceptance: False):
         """The recorded draws: `Draws` and the final states.
@@ -195,8 +219,23 @@ class Loop:
         return draws, states
 
 
-_PART = jax.tree.structure((densities.Record(*[0] * 4), Transition(*[0] * 5), 0))
+_PART = jax.tree.structure(((densities.Record(*[0] * 4), Transition(*[0] * 5), 0), 0))
 """Of what a chunk's program leaves beside the states."""
+
+
+def _apart(number, most):
+    """How far draws that are kept lie apart around this one: doubled as often as `most` of them have been made."""
+    return 1 << max(1, number // (most // 2)).bit_length() - 1
+
+
+def _kept_among(first, end, most):
+    """The numbers of the draws, of those from `first` to `end` − 1, whose positions are kept until further ones are made."""
+    return [number for number in range(first, end) if most and number % _apart(number, most) == 0]
+
+
+def _room(size, most):
+    """Most draws of a call that are kept: calls grow with the draws made, and the draws kept lie as much further apart."""
+    return min(size, max(FIRST_CALL, int(GROWTH * most) + 1)) if most else 0
 
 
 @lru_cache(maxsize=8)
@@ -216,7 +255,9 @@ def _shifts_program(layout, chains):
 
 
 @lru_cache(maxsize=8)
-def _chunk_program(kernel, layout, chains, save_params, size):
+def _chunk_program(kernel, layout, chains, save_params, size, most_kept):
+    room = _room(size, most_kept)
+
     def chunk(density, tuning, states, numbers, key, jitter, first, count, thin):
         chain_keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(numbers)
 
@@ -235,11 +276,23 @@ def _chunk_program(kernel, layout, chains, save_params, size):
 
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(draw, states, 0)[1])
 
-        def draw_or_skip(states, i):
-            return jax.lax.cond(i < count, draw, lambda states, i: (states, blank), states, i)
+        def draw_or_skip(carry, i):
+            states, kept, filled = carry
+            states, out = jax.lax.cond(i < count, draw, lambda states, i: (states, blank), states, i)
+            if room:
+                number = jnp.asarray(first + i, jnp.int32)
+                periods = jnp.maximum(1, number // (most_kept // 2))
+                apart = jnp.left_shift(1, 31 - jax.lax.clz(periods))
+                is_kept = (i < count) & (number % apart == 0)
+                slot = jnp.where(is_kept, filled, room)
+                kept = kept.at[:, slot].set(states.position.astype(kept.dtype), mode="drop")
+                filled += is_kept
+            return (states, kept, filled), out
 
-        states, out = jax.lax.scan(draw_or_skip, states, jnp.arange(size))
-        return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), out)
+        kept = jnp.zeros((len(numbers), room, density.w0.size), density.w0.dtype)
+        carry = states, kept, jnp.zeros((), jnp.int32)
+        (states, kept, _), out = jax.lax.scan(draw_or_skip, carry, jnp.arange(size))
+        return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), out), kept
 
     split = (False, False, True, True, False, False, False, False, False)
-    return layout.program(chunk, chains, split, (True, True))
+    return layout.program(chunk, chains, split, (True, True, True))

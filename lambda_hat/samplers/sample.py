@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lambda_hat.samplers import density as densities
+from lambda_hat.samplers import fluctuation as fluctuations
 from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Sampler
 from lambda_hat.samplers.laplace import Laplace
@@ -37,6 +38,9 @@ POSITIONS = 4
 SHRINKINGS, SMALLEST_START = 3, 0.3
 """Gradients that the size of Laplace draws is found with, and the least size."""
 
+LEAST_KEPT = 4
+"""Fewest draws of a chain that say how its pairs' losses vary: ArviZ has no standard error of fewer."""
+
 CENTRE_GRADIENTS = 3
 """Full gradients at w0: for L_n(w0) in two coordinates, and for the baseline."""
 
@@ -55,6 +59,8 @@ class Result(NamedTuple):
             error that is due to w0 not being a minimum.
         seconds: wall-clock time of `adapt` and `sample`, compilation included.
         devices: that the chains were on.
+        fluctuation: of the pairs' losses over a few of the draws; None where L_n is no mean of negative log-likelihoods, or these
+            draws are too few, or not finite.
     """
 
     draws: loop.Draws
@@ -66,6 +72,7 @@ class Result(NamedTuple):
     baseline_gain: float
     seconds: dict
     devices: tuple[jax.Device, ...]
+    fluctuation: fluctuations.Fluctuation | None = None
 
 
 class SoFar(NamedTuple):
@@ -185,7 +192,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
     if metric == "curvature" and warmup and curvatures.is_layered(loss, len(w0)):
         density, size, gradients = _whiten_around(loss, whitened, sampler.seed, journal)
         spent, place = spent + gradients, partial(place, size=size)
-    chains = loop.Loop(method.kernel, density, sampler, method.thin, journal)
+    chains = loop.Loop(method.kernel, density, sampler, method.thin, journal, keeps=loss.constant is not None)
     states = chains.states(place(density))
     if along and warmup >= SETTLED_FROM:
         first = warmup // 4
@@ -205,6 +212,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
         return stopped
 
     draws, _ = chains.run(settled.tuning, states, stop)
+    draws, fluctuation = _fluctuation(loss, chains, draws, n, journal)
     finished = time.perf_counter()
 
     return Result(
@@ -218,7 +226,19 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
         baseline_gain=_baseline_gain(loss, whitened),
         seconds={"adapt": adapted - began, "sample": finished - adapted},
         devices=chains.layout.used(sampler.chains),
+        fluctuation=fluctuation,
     )
+
+
+def _fluctuation(loss, chains, draws, n, journal):
+    """The draws, with what measuring cost added to those it was measured on, and the `Fluctuation`, or None."""
+    kept = draws.kept
+    if kept is None or len(kept.numbers) < LEAST_KEPT or not np.all(np.isfinite(kept.positions)):
+        return draws, None
+    found = fluctuations.measure(loss, chains.density, kept, chains.layout, n, journal)
+    gradients, count = np.array(draws.steps.gradients), kept.positions.shape[:2]
+    gradients[:, kept.numbers] += fluctuations.gradients(*count) / np.prod(count)
+    return draws._replace(steps=draws.steps._replace(gradients=gradients)), found
 
 
 def _baseline_gain(loss, whitened):

@@ -45,6 +45,8 @@ class Loss(NamedTuple):
         potential: w → L(w) of an analytic model; None for a network.
         unravel: w → the model's parameters.
         scale: what brings the loss to ½ squared error (σ² for nll), so that a learning rate means the same at every σ.
+        constant: what a pair's loss lacks of its negative log-likelihood, for each number of its label: ½ log 2πσ² of nll, 0 of
+            cross-entropy and of a user's own; None where the loss is of another kind.
     """
 
     outputs: Callable | None
@@ -52,6 +54,7 @@ class Loss(NamedTuple):
     potential: Callable | None
     unravel: Callable
     scale: float
+    constant: float | None = None
 
     def examples(self, w, x, y):
         """Loss of each pair `[b]`."""
@@ -70,13 +73,16 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
         student_t_df: degrees of freedom of `student_t`.
     """
     _, unravel = ravel_pytree(params)
+    constant = 0.0 if loss == "nll" else None
     if model.potential is not None:
         return Loss(None, None, lambda w: model.potential(_cast(unravel, w)), unravel, 1.0)
     if model.pair is not None:
         pair, scale = model.pair, 1.0
     elif np.issubdtype(np.asarray(y).dtype, np.integer):
-        pair, scale = _cross_entropy, 1.0
+        pair, scale, constant = _cross_entropy, 1.0, 0.0
     else:
+        if loss == "nll":
+            constant = float(0.5 * np.log(2 * np.pi * noise_scale**2))
         pair = {
             "nll": lambda residual: jnp.sum(residual**2, -1) / (2 * noise_scale**2),
             "mse": lambda residual: jnp.sum(residual**2, -1),
@@ -86,7 +92,7 @@ def build(model, params, y, *, loss, noise_scale, student_t_df):
         }[loss]
         pair = _of_residual(pair)
         scale = 0.5 if loss == "mse" else noise_scale**2
-    return Loss(lambda w, x: model.apply(_cast(unravel, w), x), pair, None, unravel, scale)
+    return Loss(lambda w, x: model.apply(_cast(unravel, w), x), pair, None, unravel, scale, constant)
 
 
 def _cast(unravel, w):
