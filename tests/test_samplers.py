@@ -322,7 +322,8 @@ def test_gradients_are_counted(options):
 
 
 def test_formulas_of_the_accounts():
-    """MCLMC: 2 a step. SGLD: batch/n, twice that with the control variate, and 1 a record. HMC: the leapfrog steps."""
+    """MCLMC: 2 a step. SGLD: batch/n, twice that with the control variate, and 1 a record. HMC: the leapfrog steps.
+    Besides a third for the losses of the pairs at each draw, and once at w0."""
     common = ("sampler.chains=2", "sampler.draws=10", "sampler.warmup=0")
     cases = {
         ("sampler=mclmc", "sampler.thin=3", "sampler.step_size=0.2"): 6,
@@ -330,9 +331,10 @@ def test_formulas_of_the_accounts():
         (*SMALL_BATCH, "sampler.control_variate=true"): 4 * 2 * 0.2 + 1,
         ("sampler=hmc", "sampler.step_size=10", "sampler.trajectory_length=1"): 1,
     }
+    of_losses = (20 + 1) / 3 / 20
     for options, expected in cases.items():
         problem, made, _ = regression(*common, *options)
-        np.testing.assert_allclose(problem.sample(made).draws.steps.gradients, expected)
+        np.testing.assert_allclose(problem.sample(made).draws.steps.gradients, expected + of_losses)
 
 
 # --- random streams ---------------------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def sample(sampler, posterior, loss, rows, w0, n, curvature, log, enough, journa
     if metric == "curvature" and warmup and curvatures.is_layered(loss, len(w0)):
         density, size, gradients = _whiten_around(loss, whitened, sampler.seed, journal)
         spent, place = spent + gradients, partial(place, size=size)
-    chains = loop.Loop(method.kernel, density, sampler, method.thin, journal, keeps=loss.constant is not None)
+    chains = loop.Loop(method.kernel, density, sampler, method.thin, journal, keeps=loss.is_likelihood)
     states = chains.states(place(density))
     if along and warmup >= SETTLED_FROM:
         first = warmup // 4

@@ -56,6 +56,11 @@ class Loss(NamedTuple):
     scale: float
     constant: float | None = None
 
+    @property
+    def is_likelihood(self):
+        """Whether it is the mean of the pairs' negative log-likelihoods, up to `constant`."""
+        return self.potential is None and self.constant is not None
+
     def examples(self, w, x, y):
         """Loss of each pair `[b]`."""
         return self.pair(self.outputs(w, x), y)
