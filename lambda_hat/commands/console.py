@@ -101,16 +101,28 @@ def given(arguments: argparse.Namespace) -> tuple[Path | None, list[Filter]]:
     for word in arguments.words:
         if _FILTER.match(word) and os.path.isdir(os.path.join(word, "targets")):
             raise UserError(f"{word} is a directory and reads like a filter: write ./{word} for the directory.")
-    filters = [word.partition("=") for word in arguments.words if _FILTER.match(word)]
+    chosen = [word.partition("=") for word in arguments.words if _FILTER.match(word)]
     roots = [word for word in arguments.words if not _FILTER.match(word)]
-    roots += [_unquoted(value) for key, _, value in filters if key in _ROOT_KEYS]
+    roots += [_unquoted(value) for key, _, value in chosen if key in _ROOT_KEYS]
     roots += [arguments.root] if arguments.root is not None else []
     if len(roots) > 1:
         raise UserError(f"{' and '.join(roots)}: one root at a time; filters are written key=value.")
     if roots and not roots[0].strip():
         raise UserError("the root is empty: name the directory that holds targets/.")
-    chosen: list[Filter] = [(key, _values(value)) for key, _, value in filters if key not in _ROOT_KEYS]
-    return Path(roots[0]).expanduser() if roots else None, chosen
+    kept: list[Filter] = [(key, _values(value)) for key, _, value in chosen if key not in _ROOT_KEYS]
+    return Path(roots[0]).expanduser() if roots else None, kept
+
+
+def filters(words: Sequence[str]) -> list[Filter]:
+    """The filters that words say.
+
+    Raises:
+        UserError: for a word that is none.
+    """
+    if not words or (wrong := [word for word in words if not _FILTER.match(word)]):
+        got = wrong[0] if words else "nothing"
+        raise UserError(f"expected filters such as model.widths=[4] sampler=hmc, parted by spaces; got {got}.")
+    return [(key, _values(value)) for key, _, value in (word.partition("=") for word in words)]
 
 
 def _unquoted(text):
