@@ -9,7 +9,7 @@ class a configuration belongs to. No setting has a default here.
     hydra_glue  where Hydra and OmegaConf end
 """
 
-from lambda_hat.config.data import Data, Digits, FileData, ModularAddition, Sequences, TeacherData
+from lambda_hat.config.data import Data, Digits, FileData, ModularAddition, Sequences, SingleFeatures, TeacherData
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import (
     ACTIVATIONS,
@@ -75,6 +75,7 @@ __all__ = [
     "Runtime",
     "Sampling",
     "Sequences",
+    "SingleFeatures",
     "Store",
     "TeacherData",
     "TensorBoard",

@@ -135,6 +135,20 @@ class Digits(Data):
     classes = True
 
 
+@dataclass(frozen=True)
+class SingleFeatures(Data):
+    """Vectors in which one feature is on, its size uniform in (0, 1); labels are the inputs, for a network to give back."""
+
+    kind: str = setting("where the pairs come from", choices=("features",))
+    n_data: int = setting("number of vectors n", ge=2, le=10**8)
+    features: int = setting("number of features", ge=1, le=10_000)
+    noise_scale: float = setting("σ of the Gaussian that the error is measured by", gt=0, le=1e6)
+
+    @property
+    def sizes(self):
+        return self.features, self.features
+
+
 class Tokens(Data):
     """Inputs that are numbers of tokens, labels that are classes: for a network of one's own, which looks them up."""
 

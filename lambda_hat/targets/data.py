@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Num
 from threadpoolctl import threadpool_limits
 
-from lambda_hat.config import Digits, FileData, ModularAddition, Sequences, TeacherData
+from lambda_hat.config import Digits, FileData, ModularAddition, Sequences, SingleFeatures, TeacherData
 from lambda_hat.store import given
 from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
@@ -179,6 +179,24 @@ class SumsModuloP(Source):
 
 
 @dataclass(frozen=True)
+class OneFeatureOn(Source):
+    """Vectors with one feature on, each feature in as many of them as any other but for one."""
+
+    config: SingleFeatures
+
+    @property
+    def noise_scale(self):
+        return self.config.noise_scale
+
+    def draw(self, model, seed):
+        generator, config = rng(seed, "x"), self.config
+        x = np.zeros((config.n_data, config.features))
+        which = generator.permutation(np.arange(config.n_data) % config.features)
+        x[np.arange(config.n_data), which] = generator.random(config.n_data)
+        return Data(x, x.copy())
+
+
+@dataclass(frozen=True)
 class RepeatedSequences(Source):
     """Markov chains of tokens, repeated once."""
 
@@ -244,6 +262,7 @@ _SOURCES = {
     Digits: HandwrittenDigits,
     ModularAddition: SumsModuloP,
     Sequences: RepeatedSequences,
+    SingleFeatures: OneFeatureOn,
     FileData: FromFile,
 }
 """What draws the data of each configuration."""
