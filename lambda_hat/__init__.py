@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from lambda_hat.inspect.records import open_run, open_target
     from lambda_hat.inspect.table import load_results
     from lambda_hat.jobs.estimate import estimate
+    from lambda_hat.report.plots import plot
 
 __version__ = "0.1.0"
 
@@ -15,10 +16,11 @@ _HOMES = {
     "load_results": ("lambda_hat.inspect.table", "load_results"),
     "open_run": ("lambda_hat.inspect.records", "open_run"),
     "open_target": ("lambda_hat.inspect.records", "open_target"),
+    "plot": ("lambda_hat.report.plots", "plot"),
 }
 """Where the public names live; a module is imported when its name is first used."""
 
-__all__ = ["__version__", "estimate", "load_results", "open_run", "open_target"]
+__all__ = ["__version__", "estimate", "load_results", "open_run", "open_target", "plot"]
 
 
 def __getattr__(name: str):

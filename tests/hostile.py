@@ -502,6 +502,8 @@ VIEWS = (
     ("results", "{root}", "--csv"),
     ("results", "{root}", "groupby=sampler,seed", "--csv"),
     ("report", "{root}"),
+    ("plot", "{root}", "x=seed"),
+    ("plot", "{root}", "--calibration"),
     ("store", "verify", "{root}"),
     ("store", "du", "{root}"),
     ("store", "reindex", "{root}"),

@@ -222,7 +222,7 @@ def test_the_command_prints_what_it_compares(tiny, tool, tmp_path):
         (("compare=smapler",), "Did you mean sampler?"),
         (("compare=status",), "is no setting"),
         (("compare=model.dim",), "all have 2"),
-        (("compare=",), "takes one setting"),
+        (("compare=",), "compare= has no value"),
         (("compare=sampler,seed",), "takes one setting"),
         (("a=sampler=hmc",), "go together"),
         (("a=hmc", "b=sampler=mclmc"), "expected filters"),

@@ -425,13 +425,13 @@ def test_tab_completes_options_filters_and_their_values(tiny, tool, monkeypatch,
     assert outcome.code == 0 and set(outcome.out.split()) == choices
 
 
-@pytest.mark.parametrize("name", ["status", "results", "report", "store", "promote"])
+@pytest.mark.parametrize("name", ["status", "results", "report", "plot", "store", "promote"])
 def test_help_and_an_empty_root(tool, tmp_path, name):
     outcome = tool(name, "--help")
     assert outcome.code == 0 and f"bin/{name}.py" in outcome.out
     (tmp_path / "runs").mkdir()
     action = {"store": ["du"], "promote": ["single", "--to", "x"]}.get(name, [])
-    assert tool(name, *action).code == (1 if name in ("report", "promote") else 0)
+    assert tool(name, *action).code == (1 if name in ("report", "plot", "promote") else 0)
 
 
 def test_a_sweep_shows_what_is_missing(tiny, tool):

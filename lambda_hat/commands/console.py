@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -123,6 +123,33 @@ def filters(words: Sequence[str]) -> list[Filter]:
         got = wrong[0] if words else "nothing"
         raise UserError(f"expected filters such as model.widths=[4] sampler=hmc, parted by spaces; got {got}.")
     return [(key, _values(value)) for key, _, value in (word.partition("=") for word in words)]
+
+
+def options(words: Sequence[Filter], names: Sequence[str]) -> tuple[dict[str, Sequence[str]], list[Filter]]:
+    """Words that are options of a command, such as `groupby=sampler`, by their names; and the filters that are left.
+
+    Raises:
+        UserError: for an option that is given twice, or has no value.
+    """
+    found = {name: values for name, values in words if name in names}
+    for name, values in found.items():
+        if sum(name == each for each, _ in words) > 1:
+            raise UserError(f"{name}= is given twice: give it once.")
+        if not all(value.strip() for value in values):
+            raise UserError(f"{name}= has no value; give one, or leave it out.")
+    return found, [(name, values) for name, values in words if name not in names]
+
+
+def single(options: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Options that take one value each.
+
+    Raises:
+        UserError: where one has several.
+    """
+    for name, values in options.items():
+        if len(values) > 1:
+            raise UserError(f"{name}={','.join(values)}: {name}= takes one setting or column.")
+    return {name: values[0] for name, values in options.items()}
 
 
 def _unquoted(text):

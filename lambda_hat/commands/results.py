@@ -4,7 +4,7 @@ import math
 import sys
 
 from lambda_hat.commands import console
-from lambda_hat.inspect import comparison, formats, table, temperature
+from lambda_hat.inspect import comparison, formats, table
 from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.groups import Statistics, grouped
 from lambda_hat.inspect.scan import scan
@@ -51,12 +51,9 @@ OPTIONS = ("groupby", "compare", "a", "b", "resolution")
 
 def _act(arguments):
     root, words = console.split(arguments)
-    given = {name: values for name, values in words if name in OPTIONS}
-    if repeated := [name for name in given if sum(name == each for each, _ in words) > 1]:
-        raise UserError(f"{repeated[0]}= is given twice: give it once.")
+    given, filters = console.options(words, OPTIONS)
     _check(given, arguments.temperature)
     write = table.writer(arguments.output) if arguments.output is not None else None
-    filters = [(name, values) for name, values in words if name not in OPTIONS]
     resolution = _resolution(given["resolution"]) if "resolution" in given else None
     runs = [record for record in select(scan(root), filters) if record.run_id]
     below = ""
@@ -76,6 +73,8 @@ def _act(arguments):
         header, lines = list(found[0].row()), [list(each.row().values()) for each in found]
         shown, below = _compared_table(found), _footnote(found)
     elif arguments.temperature:
+        from lambda_hat.inspect import temperature
+
         found = temperature.fits(runs, table.COLUMNS)
         header, lines = list(found[0].row()), [list(each.row().values()) for each in found]
         shown, below = _temperature_table(found), _curves_table(found)
@@ -95,9 +94,7 @@ def _act(arguments):
 
 def _check(given, by_temperature):
     """Refuse words that do not go together, or say nothing."""
-    if not all(key.strip() for key in given.get("groupby", ["given"])):
-        raise UserError("groupby= names no column; give some, such as groupby=sampler,n_data.")
-    if len(given.get("compare", ["given"])) > 1 or not given.get("compare", ["given"])[0].strip():
+    if len(given.get("compare", ["given"])) > 1:
         raise UserError("compare= takes one setting, such as compare=model.widths; filters narrow the rest.")
     if ("a" in given) != ("b" in given):
         raise UserError("a= and b= go together: a='model.widths=[4]' b='model.widths=[8]'.")

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -54,6 +55,23 @@ def _statistic(column):
     return lambda record: column.read(record.summary) if record.summary else None
 
 
+def _of_summary(read):
+    """What `read` makes of a summary; None where there is none, or a part of it is missing or zero."""
+
+    def made(record):
+        try:
+            return read(record.summary) if record.summary else None
+        except (TypeError, ZeroDivisionError):
+            return None
+
+    return made
+
+
+def _distance(distance2, norm2):
+    """Root mean square of |w − w0| as a part of |w0|."""
+    return math.sqrt(distance2 / norm2)
+
+
 def _at_checkpoint(name):
     """A loss where w0 is, or was before its polish, on a trajectory."""
     return lambda record: getattr(record.meta.trajectory, name) if record.meta and record.meta.trajectory else None
@@ -76,6 +94,9 @@ COLUMNS: dict[str, Callable[[Record], Any]] = {
     "status_reasons": lambda record: "; ".join(record.notes),
     "status_concerns": lambda record: _concerns(record.summary),
     **{column.name: _statistic(column) for column in summary.COLUMNS},
+    "nbeta": _of_summary(lambda run: run.estimand.n * run.estimand.beta),
+    "relative_distance": _of_summary(lambda run: _distance(run.distance2_mean, run.w0_norm2)),
+    "stein_residual": _of_summary(lambda run: run.stein_identity.mean / run.stein_identity.expected - 1),
     "train_loss": _at_checkpoint("train_loss"),
     "test_loss": _at_checkpoint("test_loss"),
     "target_version": lambda record: record.target_version,

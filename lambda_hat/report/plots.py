@@ -1,0 +1,594 @@
+"""Figures over swept settings, by matplotlib: λ̂ or any statistic over one setting, a heat map over two, and the calibration page.
+
+`lambda_hat.plot` and bin/plot.py draw them; what is in them is decided in `lambda_hat.inspect.series`.
+"""
+
+import io
+import itertools
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lambda_hat.analysis import summary
+from lambda_hat.inspect import formats, series
+from lambda_hat.inspect.filters import select
+from lambda_hat.inspect.records import STATES
+from lambda_hat.inspect.scan import scan
+from lambda_hat.inspect.series import Grid, Panel, Row, in_order, is_log, is_number, short_name, value_of
+from lambda_hat.system.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SAMPLERS = ("hmc", "sgld", "mclmc", "laplace", "amclmc", "nuts", "mala")
+"""Samplers in the order of their colours, as in the report."""
+
+COLOURS = ("#1f6fd1", "#c2600b", "#17803d", "#8b3fc4", "#b5306e", "#0b7f8a", "#7a6a00", "#5b6470")
+
+INK = "#1c2128"
+"""Of text and axes, which a page in which the figure is embedded replaces by its own."""
+
+SPREAD = 0.3
+"""Part of the gap between two values on the x axis over which series stand beside each other."""
+
+MOST_NAMED = 30
+"""Most lines of a legend."""
+
+ACROSS = 3
+"""Most panels beside each other."""
+
+MOST_PANELS = 24
+MOST_CALIBRATIONS = 12
+"""Beyond which a figure is no help: filters choose."""
+
+CALIBRATED = {
+    "llc_mean": "λ̂",
+    "relative_distance": "rms |w − w0| / |w0|",
+    "stein_residual": "Stein identity / exact − 1",
+}
+"""Columns of the calibration page, beside the status."""
+
+VERDICT_COLOURS = {"ok": "#2e8540", "warn": "#d9a520", "bad": "#c4231c"}
+
+
+@dataclass
+class Drawing:
+    """A figure with what is in it.
+
+    Attributes:
+        figure: of matplotlib.
+        rows: the runs that are drawn.
+        columns: of the settings and values that the figure shows, for a table beside it.
+        sentences: what it shows, where something can be said.
+    """
+
+    figure: "Figure"
+    rows: list[Row]
+    columns: list[str]
+    sentences: list[str]
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and lines of the data behind the figure, a line for each run."""
+        header = list(
+            dict.fromkeys([*self.columns, "status", "seed", "sampler", "sampler_seed", "target_id", "run_id"])
+        )
+        return header, [[row.get(name) for name in header] for row in self.rows]
+
+
+def plot(
+    results: "str | os.PathLike | pd.DataFrame" = "runs",
+    x: str | None = None,
+    y: str = series.VALUE,
+    hue: str | None = None,
+    col: str | None = None,
+    heat: str | None = None,
+    **filters: Any,
+) -> "Figure":
+    """Draw a statistic of all runs over a swept setting, each run with its 95 % interval; or as a heat map over two settings.
+
+    Runs that estimate different things are different series: they are never averaged. Bad runs are crosses and are in no mean.
+
+    Arguments:
+        results: a root, or the DataFrame of `load_results` or part of it.
+        x: the setting on the x axis, in full or in short: `posterior.gamma`, `n_data`.
+        y: a column of the results.
+        hue: the setting that has the colours; the sampler unless given.
+        col: the setting that makes panels.
+        heat: the setting on the y axis of a heat map, whose colours are `y`.
+        filters: of a root's runs, as `load_results` takes them.
+
+    Returns:
+        a matplotlib figure.
+
+    Raises:
+        UserError: where there is nothing to draw.
+        StoreError: for a setting that no run has.
+
+    Example:
+        lambda_hat.plot("runs", x="posterior.gamma", col="model.widths")
+    """
+    import matplotlib.pyplot  # noqa: F401  a notebook shows figures once this is there
+
+    if isinstance(results, (str, os.PathLike)):
+        chosen = [(key, value if isinstance(value, (list, tuple)) else [value]) for key, value in filters.items()]
+        records = select(scan(results), [(key, [formats.setting(each) for each in values]) for key, values in chosen])
+        rows = series.rows_of(records, [name for name in (x, hue, col, heat) if name])
+    elif filters:
+        raise UserError(f"filters such as {next(iter(filters))}= are for a root; choose rows of the DataFrame instead.")
+    else:
+        rows = [{str(key): _plain(value) for key, value in row.items()} for row in results.to_dict("records")]
+    return draw(rows, x=x, y=y, hue=hue, col=col, heat=heat).figure
+
+
+def _plain(value):
+    """A cell of a DataFrame: None for a number that is not there."""
+    return None if value is None or value != value else value.item() if hasattr(value, "item") else value
+
+
+def draw(
+    rows: Sequence[Row],
+    x: str | None,
+    y: str = series.VALUE,
+    hue: str | None = None,
+    col: str | None = None,
+    heat: str | None = None,
+) -> Drawing:
+    """The figure that `plot` shows, from rows of the tidy table.
+
+    Raises:
+        UserError: where there is nothing to draw.
+        StoreError: for a setting that no row has.
+    """
+    if not rows:
+        raise UserError("there is no run to draw; make some, or choose others by filters.")
+    if x is None:
+        raise UserError(
+            f"x= is missing, the setting on the x axis; these vary here: {', '.join(series.swept(rows)) or 'none'}."
+        )
+    if heat is not None and hue is not None:
+        raise UserError("heat= and hue= do not go together: a heat map's colours are its values; use col= for panels.")
+    x, y = series.column(x, rows), series.column(y, rows)
+    hue, col, heat = (series.column(name, rows) if name else None for name in (hue, col, heat))
+    series.ensure_numbers(rows, y)
+    if heat is not None:
+        return _heat_maps(rows, x, heat, y, col)
+    return _lines(rows, x, y, hue, col)
+
+
+# --- one setting ------------------------------------------------------------------------------------------------------
+
+
+def _lines(rows, x, y, hue, col):
+    panels = series.panels(series.drawn(rows, y), x, hue, col)
+    if len(panels) > MOST_PANELS:
+        raise UserError(f"col={col} makes {len(panels)} panels, more than {MOST_PANELS}; choose fewer by a filter.")
+    if not any(panel.series for panel in panels):
+        raise UserError(f"no run has a value of {x}; draw over another setting.")
+    figure, axes = _figure_of(len(panels))
+    place = _Axis([row[x] for panel in panels for row in panel.rows()])
+    styles = _Styles(panels)
+    limits, is_y_log = _limits([row for panel in panels for row in panel.rows()], y)
+    notes = _Notes(rows, x)
+    for panel, ax in zip(panels, axes, strict=True):
+        _panel(ax, panel, x, y, place, styles, limits, notes)
+        ax.set_title(panel.label(), fontsize=10)
+        ax.set_xlabel(short_name(x))
+        place.on(ax)
+        if is_y_log:
+            ax.set_yscale("log")
+        ax.set_ylim(limits)
+    for ax in axes[:: min(ACROSS, len(panels))]:
+        ax.set_ylabel(_title(y))
+    styles.legend(figure)
+    figure.supxlabel("\n".join(notes.sentences(y)), fontsize=8, color=INK, x=0.01, ha="left")
+    columns = [x, y, *_interval_columns(y), *([hue] if hue else []), *([col] if col else [])]
+    columns += [name for panel in panels for each in panel.series for name in each.values]
+    return Drawing(figure, [row for panel in panels for row in panel.rows()], columns, notes.sentences(y))
+
+
+def _interval_columns(y):
+    return ["llc_mcse", "llc_low95", "llc_high95"] if y == series.VALUE else [series.ERRORS.get(y, f"{y}_mcse")]
+
+
+def _figure_of(count, height=3.1, across=ACROSS):
+    """A figure with this many axes, of which a panel is 4 inches wide."""
+    from matplotlib.figure import Figure
+
+    columns = min(across, count)
+    lines = math.ceil(count / columns)
+    wide, narrow = (4.0, 5.8)
+    figure = Figure(figsize=(narrow + wide * (columns - 1) + 0.6, height * lines + 0.7), layout="constrained", dpi=120)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for ax in axes[count:]:
+        ax.remove()
+    for ax in axes[:count]:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, lw=0.6)
+    return figure, axes[:count]
+
+
+class _Axis:
+    """Where values lie on the x axis: numbers linearly or by their logarithm, other values side by side.
+
+    Arguments:
+        values: all that are drawn.
+    """
+
+    def __init__(self, values: Sequence[Any]):
+        self.values = in_order(values)
+        self.numbers = all(is_number(value) for value in self.values)
+        self.log = self.numbers and is_log(self.values)
+        at = [self._at(value) for value in self.values]
+        self._gap = min((b - a for a, b in itertools.pairwise(at)), default=1.0)
+
+    def _at(self, value):
+        if not self.numbers:
+            return self.values.index(value)
+        if not self.log:
+            return value
+        least = min(each for each in self.values if each > 0)
+        return math.log10(value) if value > 0 else math.log10(least) - 0.5  # zero stands left of the others
+
+    def __call__(self, value: Any, shift: float = 0.0) -> float:
+        """The place of a value, shifted by a part of the gap between values."""
+        return self._at(value) + shift * self._gap
+
+    def on(self, ax: "Axes") -> None:
+        """Name the ticks of an axes."""
+        if self.numbers and not self.log:
+            if all(float(value).is_integer() for value in self.values) and len(self.values) <= 8:
+                ax.set_xticks(self.values, [f"{value:g}" for value in self.values])
+            return
+        values = self.values if len(self.values) <= 8 else self.values[:: math.ceil(len(self.values) / 8)]
+        texts = [_tick(value) if self.numbers else formats.cell(value) for value in values]
+        turned = {"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 44 else {}
+        ax.set_xticks([self(value) for value in values], texts, **turned)
+
+
+def _tick(value):
+    return f"{float(f'{value:.4g}'):g}" if 1e-4 < abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+
+
+class _Styles:
+    """How series look: their first value has the colour, the others together have marker and dashes.
+
+    Arguments:
+        panels: all of the figure.
+    """
+
+    MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
+    DASHES = ("-", "--", ":", "-.")
+
+    def __init__(self, panels: Sequence[Panel]):
+        everything = [each.values for panel in panels for each in panel.series]
+        self.names = list(dict.fromkeys(name for values in everything for name in values))
+        firsts = in_order(next(iter(values.values()), None) for values in everything)
+        self.colours = dict(zip(firsts, _palette(self.names[:1], firsts), strict=True))
+        self.rests = list(dict.fromkeys(self._rest(values) for values in everything))
+
+    def _rest(self, values):
+        return series.labelled(dict(list(values.items())[1:]))
+
+    def of(self, values: Mapping[str, Any]) -> tuple[str, str, str]:
+        """Colour, marker and dashes of the series with these values."""
+        i = self.rests.index(self._rest(values))
+        colour = self.colours[next(iter(values.values()), None)]
+        return colour, self.MARKERS[i % len(self.MARKERS)], self.DASHES[i % len(self.DASHES)]
+
+    def legend(self, figure: "Figure") -> None:
+        """What each colour and marker stands for, right of the axes."""
+        from matplotlib.lines import Line2D
+
+        handles = []
+        if len(self.colours) > 1:
+            for value, colour in self.colours.items():
+                label = series.labelled({self.names[0]: value})
+                handles.append(Line2D([], [], color=colour, marker="o", ms=4.5, lw=1.2, label=label))
+        if len(self.rests) > 1:
+            for i, label in enumerate(self.rests):
+                marker, dashes = self.MARKERS[i % len(self.MARKERS)], self.DASHES[i % len(self.DASHES)]
+                handles.append(Line2D([], [], color=INK, marker=marker, ls=dashes, ms=4.5, lw=1.2, label=label))
+        if handles:
+            figure.legend(handles=handles[:MOST_NAMED], loc="outside right upper", fontsize=8, frameon=False)
+
+
+def _palette(names: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """A colour for each value: a sampler's own, along a scale for numbers and for many, and by turns otherwise."""
+    import matplotlib
+
+    if names == ["sampler"]:
+        free = iter(COLOURS[len(SAMPLERS) :] * len(values))
+        return [COLOURS[SAMPLERS.index(name)] if name in SAMPLERS else next(free) for name in values]
+    if len(values) > 2 and all(is_number(value) for value in values):
+        scale = matplotlib.colormaps["viridis"]
+        return [_hex(scale(0.88 * i / (len(values) - 1))) for i in range(len(values))]
+    if len(values) > len(COLOURS):
+        scale = matplotlib.colormaps["turbo"]
+        return [_hex(scale(0.05 + 0.9 * i / (len(values) - 1))) for i in range(len(values))]
+    return list(COLOURS[: len(values)])
+
+
+def _hex(colour):
+    from matplotlib.colors import to_hex
+
+    return to_hex(colour)
+
+
+def _limits(rows, y):
+    """Ends of the y axis, wide enough for all runs that are not bad; and whether it is logarithmic."""
+    good = [row for row in rows if row.get("status") != "bad"]
+    values = [value for row in good for value in (value_of(row, y), *series.interval_of(row, y)) if value is not None]
+    values += [value for row in rows for value in _known(row, y) if value is not None]
+    middle = [value for row in good if (value := value_of(row, y)) is not None]
+    if not middle:
+        values = middle = [value for row in rows if (value := value_of(row, y)) is not None]
+    logarithmic = is_log(values) and min(values) > 0
+    low, high = min(values), max(values)
+    inside = max(high - low, 0.1 * abs(high), 1e-12)
+    near = [value for row in rows if (value := value_of(row, y)) is not None and low - inside <= value <= high + inside]
+    low, high = min([low, *near]), max([high, *near])
+    if logarithmic and low > 0:
+        return (low / 1.2, high * 1.2), True
+    margin = 0.06 * ((high - low) or abs(high) or 1.0)
+    return (low - margin, high + margin), False
+
+
+def _known(row, y):
+    return (value_of(row, "truth_finite"), value_of(row, "truth")) if y == series.VALUE else (None, None)
+
+
+class _Notes:
+    """What the note under a figure says: how many runs there are, and what of them is not in the axes."""
+
+    def __init__(self, rows: Sequence[Row], x: str):
+        self.statuses = {row.get("status") for row in rows if row.get(x) is not None}
+        self.outside: list[str] = []
+        self.without = 0
+        self.exact = self.truth = False
+        self._unfinished = [
+            f"{count} {state}" for state in STATES if (count := sum(row.get("status") == state for row in rows))
+        ]
+        self._means = len({(row.get("seed"), row.get("sampler_seed")) for row in rows}) > 1
+
+    def sentences(self, y: str) -> list[str]:
+        """A line each."""
+        line = "Each mark is a run"
+        line += ", with its 95 % interval" if y == series.VALUE or _interval_columns(y) else ""
+        line += "; lines join the means of runs that are not bad." if self._means else "."
+        line += " Hollow: warn." if "warn" in self.statuses else ""
+        line += " Cross: bad." if "bad" in self.statuses else ""
+        made = [line]
+        if self.exact or self.truth:
+            marks = ["dashes: exact λ̂ at this n, β, γ"] * self.exact + ["dots: λ (n → ∞)"] * self.truth
+            made.append("Black " + ", ".join(marks) + ".")
+        if self.outside:
+            shown = ", ".join(self.outside[:4]) + (", …" if len(self.outside) > 4 else "")
+            made.append(f"Outside the axes, at their edge: {shown}.")
+        left = [f"{self.without} bad without a value"] * bool(self.without) + self._unfinished
+        return [*made, *([f"Not drawn: {', '.join(left)}."] if left else [])]
+
+
+def _panel(ax, panel, x, y, place, styles, limits, notes):
+    low_end, high_end = limits
+    for i, each in enumerate(panel.series):
+        colour, marker, dashes = styles.of(each.values)
+        shift = SPREAD * (i / max(1, len(panel.series) - 1) - 0.5) if len(panel.series) > 1 else 0.0
+        means = each.means(x, y)
+        if len(means) > 1:
+            ax.plot(
+                [place(value, shift) for value, _, _ in means],
+                [m for _, m, _ in means],
+                color=colour,
+                ls=dashes,
+                lw=1.2,
+                alpha=0.75,
+            )
+        for row in each.rows:
+            value, at = value_of(row, y), place(row[x], shift)
+            if value is None:
+                notes.without += row.get("status") == "bad"
+                continue
+            low, high = series.interval_of(row, y)
+            inside = min(max(value, low_end), high_end)
+            is_bad = row.get("status") == "bad"
+            if inside != value:
+                notes.outside.append(f"{value:.4g} ({row.get('status')})")
+            elif low is not None and high is not None:
+                ends = max(low, low_end), min(high, high_end)
+                ax.plot([at, at], ends, color=colour, lw=0.9, alpha=0.35 if is_bad else 0.8)
+            fill = "none" if row.get("status") == "warn" else colour
+            shape, size = ("x", 6) if is_bad else (marker, 4.5)
+            ax.plot(at, inside, shape, ms=size, mec=colour, mfc=fill, mew=1.1, clip_on=False, zorder=3)
+    if y == series.VALUE:
+        for exact, truth, value in sorted(
+            {(*_known(row, y), row[x]) for row in panel.rows()}, key=lambda known: str(known)
+        ):
+            if exact is not None:
+                notes.exact = True
+                ax.plot(place(value), exact, "_", ms=16, mew=1.4, color=INK, zorder=4)
+            if truth is not None:
+                notes.truth = True
+                ax.plot(place(value), truth, ".", ms=4, color=INK, zorder=4)
+
+
+def _title(name):
+    """A column's name for people."""
+    known = {column.name: column for column in summary.COLUMNS}
+    if name not in known:
+        return {
+            "relative_distance": CALIBRATED["relative_distance"],
+            "stein_residual": CALIBRATED["stein_residual"],
+        }.get(name, short_name(name))
+    unit = known[name].unit
+    return f"{known[name].label} ({unit})" if unit else known[name].label
+
+
+# --- two settings -----------------------------------------------------------------------------------------------------
+
+
+def _heat_maps(rows, x, heat, y, col):
+    found = series.grids(series.drawn(rows, y), x, heat, col)
+    if not found:
+        raise UserError(f"no run has both {x} and {heat}; draw over other settings.")
+    if len(found) > MOST_PANELS:
+        raise UserError(f"that makes {len(found)} heat maps, more than {MOST_PANELS}; choose fewer by a filter.")
+    figure, axes = _figure_of(len(found))
+    for grid, ax in zip(found, axes, strict=True):
+        values = {place: grid.mean(place, y) for place in grid.cells}
+        _heat_map(figure, ax, grid, values, _title(y))
+        ax.set_title(grid.label(), fontsize=10)
+    note = f"Each cell: mean of {_title(y)} over its runs that are not bad; ✕: all are bad, or none has a value."
+    figure.supxlabel(note, fontsize=8, color=INK, x=0.01, ha="left")
+    drawn = [row for grid in found for runs in grid.cells.values() for row in runs]
+    return Drawing(figure, drawn, [x, heat, y, *_interval_columns(y), *([col] if col else [])], [note])
+
+
+def _heat_map(
+    figure, ax, grid: Grid, values: Mapping[tuple, float | None], title: str, centre: float | None = None
+) -> None:
+    """Coloured cells with their values; logarithmic colours where values span decades, or around a centre."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    xs, ys = grid.axis(0), grid.axis(1)
+    known = [value for value in values.values() if value is not None and math.isfinite(value)]
+    norm: Any = Normalize(min(known, default=0), max(known, default=1))
+    cmap = "viridis"
+    if centre is not None:
+        reach = max((abs(value - centre) for value in known), default=1.0) or 1.0
+        norm, cmap = Normalize(centre - reach, centre + reach), "RdBu_r"
+    elif known and min(known) > 0 and is_log(known):
+        norm = LogNorm(min(known), max(known))
+    image = [[_nan(values.get((x, y))) for x in xs] for y in ys]
+    drawn = ax.imshow(image, norm=norm, cmap=cmap, origin="lower", aspect="auto")
+    for i, y in enumerate(ys):
+        for j, x in enumerate(xs):
+            value = values.get((x, y))
+            if value is None:
+                if (x, y) in grid.cells:
+                    ax.text(j, i, "✕", ha="center", va="center", color=VERDICT_COLOURS["bad"])
+                continue
+            red, green, blue, _ = drawn.cmap(norm(value))
+            light = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
+            ax.text(j, i, _short(value), ha="center", va="center", fontsize=8, color="black" if light else "white")
+    _grid_axes(ax, grid)
+    figure.colorbar(drawn, ax=ax, label=title, shrink=0.9)
+
+
+def _short(value):
+    return f"{float(f'{value:.3g}'):g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"
+
+
+def _nan(value):
+    return math.nan if value is None else value
+
+
+def _grid_axes(ax, grid):
+    xs, ys = grid.axis(0), grid.axis(1)
+    ax.set_xticks(range(len(xs)), [_tick(value) if is_number(value) else formats.cell(value) for value in xs])
+    ax.set_yticks(range(len(ys)), [_tick(value) if is_number(value) else formats.cell(value) for value in ys])
+    ax.set_xlabel(short_name(grid.x))
+    ax.set_ylabel(short_name(grid.y))
+    ax.grid(False)
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def calibration(rows: Sequence[Row]) -> Drawing:
+    """λ̂ over γ × nβ, with |w−w0|/|w0|, the Stein identity's residual and the status on the same grid, and each plateau.
+
+    A line of the figure for each network and sampler, seeds averaged.
+
+    Raises:
+        UserError: where no runs differ in γ or nβ, or there are too many networks.
+    """
+    found = series.grids(series.drawn(rows, series.VALUE), "gamma", "nbeta")
+    found = [grid for grid in found if len(grid.cells) > 1]
+    if not found:
+        raise UserError(
+            "no two runs of a network and sampler differ in γ or nβ; sweep them: posterior.gamma=1,10,100 posterior.nbeta=10,100."
+        )
+    if len(found) > MOST_CALIBRATIONS:
+        raise UserError(
+            f"there are {len(found)} networks and samplers to calibrate, more than {MOST_CALIBRATIONS}; choose by a filter, "
+            "such as sampler=hmc or model.widths=[4]."
+        )
+    columns = [*CALIBRATED, "status"]
+    figure, axes = _figure_of(len(found) * len(columns), 2.9, len(columns))
+    sentences = []
+    for i, grid in enumerate(found):
+        line = axes[i * len(columns) : (i + 1) * len(columns)]
+        for name, ax in zip(CALIBRATED, line, strict=False):
+            values = {place: grid.mean(place, name) for place in grid.cells}
+            _heat_map(figure, ax, grid, values, CALIBRATED[name], 0.0 if name == "stein_residual" else None)
+        _statuses(line[-1], grid)
+        said = series.sentence(grid)
+        sentences.append(f"{grid.label()}: {said}" if grid.label() else said)
+        line[0].set_title(sentences[-1], fontsize=9, loc="left")
+    drawn = [row for grid in found for runs in grid.cells.values() for row in runs]
+    names = [name for grid in found for name in grid.values]
+    return Drawing(figure, drawn, ["gamma", "nbeta", *names, "llc_mean", "llc_mcse", *list(CALIBRATED)[1:]], sentences)
+
+
+def _statuses(ax, grid):
+    """The worst status in each cell, with how many of its runs are ok."""
+    xs, ys = grid.axis(0), grid.axis(1)
+    for i, y in enumerate(ys):
+        for j, x in enumerate(xs):
+            words = [str(row.get("status")) for row in grid.cells.get((x, y), [])]
+            worst = next((word for word in ("bad", "warn", "ok") if word in words), None)
+            if worst is None:
+                continue
+            ax.add_patch(_rectangle(j - 0.5, i - 0.5, VERDICT_COLOURS[worst]))
+            text = worst if len(words) == 1 else f"{words.count('ok')}/{len(words)} ok"
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white")
+    ax.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
+    _grid_axes(ax, grid)
+    ax.set_title("status", fontsize=9)
+
+
+def _rectangle(x, y, colour):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=1)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+SUFFIXES = (".svg", ".png", ".pdf")
+"""Of the files that a figure is saved to."""
+
+
+def image(figure: "Figure", suffix: str) -> bytes:
+    """A figure's file; the same figure is the same bytes."""
+    file = io.BytesIO()
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "lambda_hat", "svg.fonttype": "none"}):
+        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(suffix, {})
+        figure.savefig(file, format=suffix[1:], metadata=metadata, dpi=150)
+    return file.getvalue()
+
+
+def embedded(figure: "Figure") -> str:
+    """A figure as SVG text for a page: without a background, its ink in the page's colour, as wide as its place."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "lambda_hat", "svg.fonttype": "none"}):
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"#000000|#1c2128", "currentColor", text)
+    return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+
+
+def file_name(options: Mapping[str, str]) -> str:
+    """The name of a figure's file, without its suffix, from what it shows: `llc_mean_gamma_sampler`."""
+    parts = [options.get("y", series.VALUE), *(options[key] for key in ("x", "heat", "hue", "col") if key in options)]
+    return "_".join(re.sub(r"[^\w.-]+", "", part.removeprefix("posterior.")) for part in parts)
