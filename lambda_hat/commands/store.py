@@ -1,15 +1,15 @@
-"""bin/store.py: verifying a store, its indexes, its size; moving runs to the trash and back; migration."""
+"""bin/store.py: verifying a store, its indexes, its size; moving runs to the trash and back; migration; sharing a study."""
 
 from pathlib import Path
 
 from lambda_hat.commands import console
-from lambda_hat.inspect import formats, maintenance, migration
+from lambda_hat.inspect import formats, maintenance, migration, sharing
 from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.scan import scan
 from lambda_hat.system.errors import UserError
 from lambda_hat.system.terminal import program
 
-DOC = """Look after stored results: verify them, rebuild the indexes, measure their size, move runs to the trash.
+DOC = """Look after stored results: verify them, rebuild the indexes, measure their size, move runs to the trash, share a study.
 
     %(prog)s verify                         # reads every file; exit code 1 if one is damaged
     %(prog)s reindex                        # _catalog.jsonl and _runs.jsonl, from the directories
@@ -17,6 +17,8 @@ DOC = """Look after stored results: verify them, rebuild the indexes, measure th
     %(prog)s rm status=bad sampler=sgld     # moves to <root>/trash/
     %(prog)s restore runs/trash/20260101T120000_000000
     %(prog)s migrate                        # recomputes runs of an earlier estimator
+    %(prog)s export data.n_data=500 --to study.zip   # finished runs with their targets, and a table to cite
+    %(prog)s import study.zip runs          # verified first; what is there is left alone
 """
 
 
@@ -26,8 +28,19 @@ def main():
     meanings = "; ".join(f"{name}: {act.__doc__.strip()}" for name, act in _ACTIONS.items())
     parser.add_argument("action", choices=_ACTIONS, help=meanings)
     console.add_words(parser)
+    parser.add_argument("--to", metavar="FILE.zip", help="export: the archive to write")
     parser.add_argument("--targets", action="store_true", help="rm: whole targets, with their runs")
-    console.run(lambda arguments: _ACTIONS[arguments.action](arguments, *console.split(arguments)), parser)
+    console.run(_act, parser)
+
+
+def _act(arguments):
+    if (arguments.to is not None) != (arguments.action == "export"):
+        raise UserError("export needs --to, such as --to study.zip, and no other action takes it.")
+    if arguments.action == "import":
+        if not arguments.words:
+            raise UserError("import needs an archive that export wrote, and then a root: import study.zip runs.")
+        arguments.archive = Path(arguments.words.pop(0)).expanduser()
+    return _ACTIONS[arguments.action](arguments, *console.split(arguments))
 
 
 def _verify(arguments, root, filters):
@@ -121,6 +134,43 @@ def _migrate(arguments, root, filters):
     return int(bool(left))
 
 
+def _export(arguments, root, filters):
+    """write finished runs with their targets, and a table of them, into the archive --to"""
+    to = Path(arguments.to).expanduser()
+    exported = sharing.export(root, select(scan(root), filters), filters, to)
+    size = to.stat().st_size
+    if arguments.json:
+        console.write_json({"archive": to, "bytes": size, **vars(exported)})
+    else:
+        lines = [f"left out: {name}" for name in exported.left_out]
+        console.write(
+            *lines,
+            f"{to}: {exported.targets} targets and {exported.runs} runs, {formats.size(size)}; to take it in elsewhere: "
+            f"{program('store')} import {to.name}",
+        )
+
+
+def _import(arguments, root, filters):
+    """add what an archive of export holds to a root, once all of it is verified; exit code 1 if something else is there"""
+    if filters:
+        raise UserError("import takes no filter: all of an archive is taken in.")
+    imported = sharing.take_in(arguments.archive, root)
+    if arguments.json:
+        paths = {name: [str(path) for path in getattr(imported, name)] for name in ("added", "there")}
+        console.write_json(paths | {"kept": imported.kept})
+    else:
+        numbers = [f"{_count(imported.added)} added"] + [f"{_count(imported.there)} already there"] * bool(
+            imported.there
+        )
+        console.write(*imported.kept, f"{root}: {', '.join(numbers)}; see them with {program('status')} {root}")
+    return int(bool(imported.kept))
+
+
+def _count(directories):
+    runs = sum(path.name.startswith("run_") for path in directories)
+    return f"{len(directories) - runs} targets and {runs} runs"
+
+
 _ACTIONS = {
     "verify": _verify,
     "reindex": _reindex,
@@ -128,4 +178,6 @@ _ACTIONS = {
     "rm": _rm,
     "restore": _restore,
     "migrate": _migrate,
+    "export": _export,
+    "import": _import,
 }

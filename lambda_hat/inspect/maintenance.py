@@ -245,9 +245,10 @@ def leftovers(root: Path, records: Sequence[Record], everything: bool) -> dict[P
 
 
 def _left_of_trajectories(root):
-    """Training that was stopped, and trajectories that no target is left of while nothing is in progress."""
+    """Training and imports that were stopped, and trajectories that no target is left of while nothing is in progress."""
     work = root / "work"
     there = [] if work.is_symlink() else [work / name for name in entries(work, store.TRAJECTORY_ID)]
+    there += [] if work.is_symlink() else [work / name for name in entries(work, store.IMPORT_ID)]
     records = scan(root)
     if not any(record.state in ("running", "queued") for record in records):
         of_targets = {

@@ -6,6 +6,7 @@ publishes it (`publish`).
 
 from lambda_hat.store.digest import STAGES, Stage, digest, plain, version_of
 from lambda_hat.store.files import (
+    check_arrays,
     finite,
     open_regular,
     parse_object,
@@ -23,10 +24,11 @@ from lambda_hat.store.files import (
     write_sealed_arrays,
 )
 from lambda_hat.store.index import append_line, read_lines, run_line, target_line, write_lines
-from lambda_hat.store.layout import RUN_ID, SUMS, TARGET_ID, TRAJECTORY_ID, Paths, root_of
+from lambda_hat.store.layout import IMPORT_ID, RUN_ID, SUMS, TARGET_ID, TRAJECTORY_ID, Paths, root_of
 from lambda_hat.store.publish import (
     check_hash,
     check_maker,
+    give_name,
     hashes,
     is_done,
     open_config,
@@ -42,6 +44,7 @@ from lambda_hat.store.times import created_at, now, unix_time
 from lambda_hat.store.verify import damages
 
 __all__ = [
+    "IMPORT_ID",
     "RUN_ID",
     "STAGES",
     "SUMS",
@@ -50,12 +53,14 @@ __all__ = [
     "Paths",
     "Stage",
     "append_line",
+    "check_arrays",
     "check_hash",
     "check_maker",
     "created_at",
     "damages",
     "digest",
     "finite",
+    "give_name",
     "hashes",
     "is_done",
     "now",

@@ -356,6 +356,21 @@ def read_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, A
             raise _damaged_arrays(path, _brief(error)) from error
 
 
+def check_arrays(path: Path | str, root: Path | str | None = None) -> None:
+    """See, without reading its arrays, that an .npz file is one that `read_arrays` reads, and that none of them is pickled.
+
+    Raises:
+        StoreError: where it is not.
+    """
+    with open_regular(path, root) as raw:
+        try:
+            with zipfile.ZipFile(raw) as archive:
+                for member in archive.infolist():
+                    _check_declared_size(archive, member)
+        except Exception as error:  # a damaged zip archive may raise anything
+            raise _damaged_arrays(path, _brief(error)) from error
+
+
 def _check_declared_size(archive, member):
     import numpy as np
 
@@ -365,5 +380,7 @@ def _check_declared_size(archive, member):
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} is pickled")
         if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"{member.filename} does not hold as many numbers as it says")

@@ -5,6 +5,7 @@
     run_<sampler>_<8 hex>/             config.yaml trace.nc analysis.json SHA256SUMS diagnostics/
 <root>/trajectories/trj_<12 hex>/      config.yaml meta.json SHA256SUMS step_<8 digits>.npz (lambda_hat.store.trajectory)
 <root>/work/<name>/                    a target, a run or a trajectory in progress (lambda_hat.store.lease)
+<root>/work/import.<12 hex>/           an archive that is being verified (lambda_hat.inspect.sharing)
 <root>/failures/<name>.json            the last failed attempt at it, until an attempt succeeds
 <root>/replaced/                       what force=true moved out of the way
 """
@@ -19,7 +20,8 @@ SUMS = "SHA256SUMS"
 TARGET_ID = re.compile(r"tgt_[0-9a-f]{12}")
 RUN_ID = re.compile(r"run_([a-z][a-z0-9]*)_[0-9a-f]{8}")
 TRAJECTORY_ID = re.compile(r"trj_[0-9a-f]{12}")
-"""Whole names of published directories; the group of a run's is the sampler's name."""
+IMPORT_ID = re.compile(r"import\.[0-9a-f]{12}")
+"""Whole names of published directories, and of an import in work/; the group of a run's is the sampler's name."""
 
 
 @dataclass(frozen=True)

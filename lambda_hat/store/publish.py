@@ -35,11 +35,20 @@ def publish(hidden: Path | str, final: Path | str) -> bool:
     Returns:
         False where somebody else published first: theirs is the one to load, ours is to be thrown away.
     """
-    hidden, final = Path(hidden), Path(final)
     seal(hidden)
-    _sync(hidden)
+    return give_name(hidden, final)
+
+
+def give_name(sealed: Path | str, final: Path | str) -> bool:
+    """Give a directory that is finished and sealed its name in one step.
+
+    Returns:
+        False where somebody else was first, as `publish`.
+    """
+    sealed, final = Path(sealed), Path(final)
+    _sync(sealed)
     try:
-        os.rename(hidden, final)
+        os.rename(sealed, final)
     except OSError:
         if is_done(final):
             return False
