@@ -4,14 +4,13 @@
     tables.csv  tables.md  tables.tex    all columns of all runs; and the table to cite
     targets/tgt_…/  …/run_…/             the directories as they were published
 
-An archive may be hostile. It is refused before anything is written where its list of files is not what it should be; what it holds is
-verified in <root>/work/import.<token>/, and from there each directory gets its name in one step, so that a kill leaves nothing half made.
-The archive is not compressed: the same content is the same bytes everywhere.
+An archive may be hostile. It is refused before anything is written where its list of files is not what it should be; what it
+holds is verified in <root>/work/import.<token>/, and from there each directory gets its name in one step, so that a kill leaves
+nothing half made. The archive is not compressed: the same content is the same bytes everywhere.
 """
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -22,15 +21,14 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import lambda_hat
 from lambda_hat import store
-from lambda_hat.inspect import formats, table
+from lambda_hat.inspect import citation, formats, table
 from lambda_hat.inspect.filters import Filter
-from lambda_hat.inspect.groups import varying
 from lambda_hat.inspect.records import Record
 from lambda_hat.inspect.scan import entries, existing, scan
 from lambda_hat.store import lease
@@ -42,14 +40,10 @@ VERSION = 1
 """Of the archive's layout."""
 
 MANIFEST = "manifest.json"
-TABLES = ("tables.csv", "tables.md", "tables.tex")
 README = "README.txt"
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of every file in an archive: the first that the format has."""
-
-MOST_FILES = 1_000_000
-"""Files of the largest archive that is taken in."""
 
 MOST_TIMES = 100
 """How many times larger than the archive its content may be: a study is compressed to a half at best."""
@@ -109,7 +103,7 @@ def export(root: Path, records: Sequence[Record], filters: Sequence[Filter], to:
         len(targets), len(directories) - len(targets), left_out + [f"{name} (trajectory)" for name in sorted(along)]
     )
     files = dict(sorted(item for directory in directories for item in _files_of(directory, root)))
-    made = _tables(finished)
+    made = citation.tables(finished)
     made[README] = _readme(exported, made["tables.md"])
     manifest = {
         "format": FORMAT,
@@ -159,96 +153,18 @@ def _write(path, manifest, made, root, files):
                     f"{root / name} was replaced while it was read; nothing was exported: run the command again."
                 )
             manifest["files"][name] = {"size": size, "sha256": total.hexdigest()}
-        archive.writestr(_member(MANIFEST), json.dumps(manifest, indent=1, ensure_ascii=True) + "\n")
+        text = json.dumps(manifest, indent=1) + "\n"
+        if len(text) > TEXT_LIMIT:
+            raise StoreError(
+                f"{len(files)} files are too many for one archive; nothing was exported: use narrower filters."
+            )
+        archive.writestr(_member(MANIFEST), text)
 
 
 def _member(name):
     info = zipfile.ZipInfo(name, EPOCH)
     info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
     return info
-
-
-# --- the tables that an archive has -----------------------------------------------------------------------------------
-
-
-def _tables(records):
-    """The text of each of TABLES: nothing in it depends on where the root is."""
-    runs = [
-        replace(
-            record,
-            directory=Path("targets", record.target_id, record.run_id),
-            notes=list(record.summary.status_reasons),
-        )
-        for record in records
-        if record.run_id
-    ]
-    file = io.StringIO()
-    table.write_csv(*table.tidy(runs), file)
-    header, lines = _cited(runs)
-    return dict(zip(TABLES, (file.getvalue(), _markdown(header, lines), _tabular(header, lines)), strict=True))
-
-
-_STATISTICS = ("λ̂ ± MCSE", "95 %", "n", "β", "γ", "ESS", "R-hat", "status")
-
-
-def _cited(runs):
-    """Header and lines: the settings in which runs differ, the sampler, and the result with what it estimates."""
-    keys = [
-        key for key in varying(runs) if key not in ("sampler.name", "data.n_data", "posterior.beta", "posterior.gamma")
-    ]
-    lines = []
-    for run in runs:
-        summary = run.summary
-        lines.append(
-            [
-                *(formats.cell(run.settings.get(key)) for key in keys),
-                run.sampler,
-                formats.estimate(summary.llc_mean, summary.llc_mcse),
-                formats.interval(*summary.llc_interval95),
-                str(summary.estimand.n),
-                f"{summary.estimand.beta:.4g}",
-                f"{summary.estimand.gamma:g}",
-                formats.number(summary.ess, ".0f"),
-                formats.number(summary.rhat, ".4f"),
-                run.word,
-            ]
-        )
-    return [*keys, "sampler", *_STATISTICS], lines
-
-
-def _markdown(header, lines):
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [header, ["---"] * len(header), *cells])
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "β": r"$\beta$",
-    "γ": r"$\gamma$",
-    "–": "--",
-}
-
-
-def _latex(text):
-    """A text as LaTeX sets it, nothing in it a command."""
-    text = " ".join(text.split()).replace("λ̂", "\0")
-    return "".join(_LATEX.get(letter, letter) for letter in text).replace("\0", r"$\hat\lambda$")
-
-
-def _tabular(header, lines):
-    """The table in LaTeX that needs no package."""
-    columns = "l" * (len(header) - len(_STATISTICS)) + "r" * (len(_STATISTICS) - 1) + "l"
-    first, *rows = (f"{' & '.join(map(_latex, line))} \\\\" for line in [header, *lines])
-    return "\n".join(
-        [f"\\begin{{tabular}}{{{columns}}}", r"\hline", first, r"\hline", *rows, r"\hline", "\\end{tabular}\n"]
-    )
 
 
 def _readme(exported, markdown):
@@ -298,8 +214,10 @@ def take_in(path: Path, root: Path) -> Imported:
     with _opened(path) as (file, archive):
         members = _members(path, archive)
         manifest = _manifest(path, archive, members)
-        _check_sizes(path, file, members, manifest)
-        with _staging(root, sum(entry["size"] for entry in manifest.values())) as staging:
+        total, size = sum(entry["size"] for entry in manifest.values()), os.fstat(file.fileno()).st_size
+        if total > MOST_TIMES * size:
+            raise _refused(path, f"would grow from {formats.size(size)} to {formats.size(total)}, as no study does")
+        with _staging(root, total) as staging:
             for name, entry in manifest.items():
                 _extract(path, archive, members[name], entry, staging / name)
             _verify(path, staging)
@@ -341,25 +259,19 @@ def _members(path, archive):
     Raises:
         StoreError: where one has no place in a study.
     """
-    infos = archive.infolist()
-    if len(infos) > MOST_FILES:
-        raise _refused(path, f"has {len(infos)} files, more than {MOST_FILES}")
     seen: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
+    for info in archive.infolist():
         name, shown = info.filename, ascii(info.orig_filename)[1:-1][:120]
-        if name != info.orig_filename or not (name in (MANIFEST, README, *TABLES) or _FILE.fullmatch(name)):
+        if name != info.orig_filename or not (name in (MANIFEST, README, *citation.TABLES) or _FILE.fullmatch(name)):
             raise _refused(path, f"holds {shown}, a name that no file of a study has")
         if name.casefold() in seen:
             other = seen[name.casefold()].filename
             raise _refused(path, f"holds {shown} twice" if other == name else f"holds {shown} and {other}")
-        if (kind := stat.S_IFMT(info.external_attr >> 16)) not in (0, stat.S_IFREG):
-            raise _refused(path, f"holds {shown} as a {'link' if kind == stat.S_IFLNK else 'special file'}")
-        if info.flag_bits & 1:
-            raise _refused(path, f"holds {shown} encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _refused(path, f"holds {shown} compressed by method {info.compress_type}, where 0 or 8 was expected")
+        plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG) and not info.flag_bits & 1  # encrypted
+        if not plain or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _refused(path, f"holds {shown} as a link, a special file, encrypted, or compressed in an unknown way")
         seen[name.casefold()] = info
-    return {info.filename: info for info in infos}
+    return {info.filename: info for info in seen.values()}
 
 
 def _manifest(path, archive, members):
@@ -396,21 +308,10 @@ def _manifest(path, archive, members):
 
 
 def _is_entry(entry):
-    return (
-        isinstance(entry, dict)
-        and type(entry.get("size")) is int
-        and entry["size"] >= 0
-        and isinstance(entry.get("sha256"), str)
-    )
-
-
-def _check_sizes(path, file, members, manifest):
-    for name, entry in manifest.items():
-        if members[name].file_size != entry["size"]:
-            raise _refused(path, f"says two sizes of {name}: {members[name].file_size} and {entry['size']} bytes")
-    total, size = sum(entry["size"] for entry in manifest.values()), os.fstat(file.fileno()).st_size
-    if total > MOST_TIMES * size:
-        raise _refused(path, f"would grow from {formats.size(size)} to {formats.size(total)}, as no study does")
+    match entry:
+        case {"size": int(size), "sha256": str()}:
+            return size >= 0
+    return False
 
 
 @contextlib.contextmanager
