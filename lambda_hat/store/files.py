@@ -13,6 +13,7 @@ import stat
 import uuid
 import zipfile
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +39,7 @@ def damaged(path: Path | str, what: str, remedy: str = REMEDY) -> StoreError:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path | str, root: Path | str | None = None) -> IO[bytes]:
+def open_regular(path: Path | str, root: Path | str | None = None) -> BufferedReader:
     """Open a regular file for reading, and nothing else.
 
     Arguments:
@@ -298,7 +299,11 @@ def write_sealed_arrays(file: IO[bytes], arrays: dict[str, Any], made_from: dict
     arrays = {name: np.asarray(value) for name, value in arrays.items()}
     if made_from is not None:
         arrays[_MAKER] = np.array(json.dumps(made_from))
-    np.savez(file, **arrays, **{_SEAL: np.array(seal_of(arrays))})
+    sealed: dict[str, Any] = {
+        **arrays,
+        _SEAL: np.array(seal_of(arrays)),
+    }  # Any: savez has an argument of another type too
+    np.savez(file, **sealed)
 
 
 def read_sealed_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_hat.system.errors import ConfigError
 
@@ -105,7 +106,7 @@ def _identity(path, key):
     return os.path.realpath(path), status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _opened(path, key) -> IO[bytes]:
+def _opened(path, key) -> BufferedReader:
     try:
         if not os.path.isfile(path) and os.path.exists(path):
             raise ConfigError(f"{key}={path}: a file is expected, and this is none.")
@@ -170,7 +171,8 @@ def pairs(path: str, labels_path: str | None, target: str | None, key: str = "da
         raise ConfigError(
             f"{_beside(key, 'labels_path')} goes with a file .npy of inputs, and {named} has its own labels."
         )
-    return Pairs(*_checked(x, y, named), names)
+    x, y = _checked(x, y, named)
+    return Pairs(x, y, names)
 
 
 def _beside(key, name):
@@ -224,9 +226,11 @@ def _table(path, ending, target, key):
             f"{_beside(key, 'target')} must name the column of labels, one of {_listed(table.columns)}; got {got}."
         )
     for column in table.columns:
-        if table[column].isna().any():
-            row = int(np.flatnonzero(table[column].isna())[0])
-            raise ConfigError(f"{named}: column {column} has no value in row {row}; fill it in, or leave the row out.")
+        lacking = np.flatnonzero(table[column].isna())
+        if len(lacking):
+            raise ConfigError(
+                f"{named}: column {column} has no value in row {lacking[0]}; fill it in, or leave the row out."
+            )
     inputs = table.drop(columns=target)
     for column in inputs.columns:
         if not pd.api.types.is_numeric_dtype(inputs[column]):

@@ -68,10 +68,10 @@ class Journal:
         say: Callable[[str], Any] = lambda line: None,
         check: Callable[[], None] = lambda: None,
     ):
-        self._directory, self._interval = directory and Path(directory), 60 * minutes
+        self._directory, self._interval = Path(directory) if directory else None, 60 * minutes
         self._identity, self._say, self._check = json.dumps(identity, sort_keys=True), say, check
         self._lock = threading.RLock()  # a thread that ends the process writes too
-        self._steps = self._read() if directory else []
+        self._steps = self._read() if self._directory else []
         self._next, self._written, self._resumed = 0, len(self._steps), len(self._steps)
         self._saved = time.monotonic()
         if self._steps:
@@ -171,7 +171,7 @@ class Journal:
                     raise
 
     def _write(self):
-        replace_file(self._directory / "identity.json", lambda file: file.write(self._identity.encode()))
+        replace_file(self._kept_in / "identity.json", lambda file: file.write(self._identity.encode()))
         for number in range(self._written, len(self._steps)):
             step = self._steps[number]
             state = None
@@ -194,18 +194,19 @@ class Journal:
 
     def _set_aside(self, why):
         """Move the journal away, and say so: nobody's work is deleted for being of no use today."""
-        aside = self._directory.with_name("aside")
+        directory = self._kept_in
+        aside = directory.with_name("aside")
         with contextlib.suppress(OSError):
-            if os.listdir(self._directory):
+            if os.listdir(directory):
                 self._check()
                 shutil.rmtree(aside, ignore_errors=True)
-                os.rename(self._directory, aside)
-                self._directory.mkdir()
+                os.rename(directory, aside)
+                directory.mkdir()
                 self._say(f"{why}: it is now in {aside}; starting over")
 
     def _forget(self, first):
         """Remove what is kept of this step and all after it."""
-        for path in self._directory.glob("[0-9]*.npz"):
+        for path in self._kept_in.glob("[0-9]*.npz"):
             if path.name[:5].isdecimal() and int(path.name[:5]) < first:
                 continue
             try:
@@ -213,12 +214,17 @@ class Journal:
             except OSError:
                 shutil.rmtree(path, ignore_errors=True)
 
+    @property
+    def _kept_in(self) -> Path:
+        assert self._directory is not None, "this journal is kept nowhere"
+        return self._directory
+
     def _path(self, number, part=""):
-        return self._directory / f"{number:05d}{part}.npz"
+        return self._kept_in / f"{number:05d}{part}.npz"
 
     def _read(self):
         """The steps that are there, as far as they lead to one that can be resumed from."""
-        if not self._directory.is_dir() or not os.listdir(self._directory):
+        if not self._kept_in.is_dir() or not os.listdir(self._kept_in):
             return []
         why = self._difference()
         steps, usable = [], 0
@@ -239,7 +245,7 @@ class Journal:
 
     def _difference(self):
         """How the journal's identity differs from that of this work; None where it does not."""
-        path = self._directory / "identity.json"
+        path = self._kept_in / "identity.json"
         try:
             content = read_bytes(path)
             if content == self._identity.encode():

@@ -50,6 +50,7 @@ class Paths:
 
     @property
     def run(self) -> Path:
+        assert self.run_id is not None, "these are the paths of a target"
         return self.target / self.run_id
 
     @property

@@ -66,7 +66,9 @@ def start(runtime):
         # an entry that another process is writing, or died over, is compiled anew
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
         directory = os.path.abspath(runtime.compilation_cache)
-        if jax.config.jax_compilation_cache_dir != directory:  # what was compiled before has settled that there is none
+        if (
+            jax.config.values["jax_compilation_cache_dir"] != directory
+        ):  # what was compiled before has settled that there is none
             compilation_cache.reset_cache()
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose path would be part of every key
@@ -131,7 +133,7 @@ class Layout:
         one_by_one: whether a device takes its share one after the other; else all at once.
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]  jaxlib, which has the class, has no stubs
     one_by_one: bool
 
     def program(self, function, length, split, joined):
@@ -190,7 +192,7 @@ def layout(operations):
         return Layout(tuple(chosen), False)
     if operations <= ALL_AT_ONCE:
         return Layout(tuple(chosen[:1]), False)
-    asked = jax.config.jax_num_cpu_devices
+    asked = jax.config.values["jax_num_cpu_devices"]
     return Layout(tuple(chosen[: asked if asked > 0 else machine.cores()]), True)
 
 
@@ -206,7 +208,7 @@ def on_cpu():
 
 def _chosen():
     """The devices here, or the one that a caller of `lambda_hat.estimate` has chosen."""
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.values["jax_default_device"]
     return [chosen] if isinstance(chosen, jax.Device) else jax.local_devices()
 
 
