@@ -123,11 +123,10 @@ def _parameters(text, source):
             inits = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
             if inits:
                 return _of_function(inits[0].args, skip=1)
-            fields = [
-                each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-            ]
             return {
-                each.target.id: _Parameter(_type(each.annotation, each.value), each.value is None) for each in fields
+                each.target.id: _Parameter(_type(each.annotation, each.value), each.value is None)
+                for each in node.body
+                if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
             }, True
     return None
 

@@ -143,7 +143,7 @@ def prepare(config):
             model = model.with_buffers(buffers, where)
         start = custom.fill_in(start, weights, where)
     if isinstance(model, models.Network) and any(part.is_own for part in (config.model, config.data, config.training)):
-        name = config.model.callable if isinstance(config.model, Custom) else config.model.kind
+        name = (isinstance(config.model, Custom) and config.model.callable) or config.model.kind
         y = custom.fit_labels(y, custom.check_network(name, model.apply, start, data.x))
     return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, {})
 
@@ -182,7 +182,7 @@ def build(config, log, journal=None, kept=None, check=lambda sizes: None):
         "target_id": None,
         "created_at": store.created_at(),
         "code_sha": provenance.code_sha(),
-        "jax_enable_x64": bool(jax.config.jax_enable_x64),
+        "jax_enable_x64": bool(jax.config.values["jax_enable_x64"]),
         "pkg_versions": provenance.versions() | source.versions(),
         "seed": config.seed,
         "model": config.names.model or config.model.kind,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP
@@ -57,8 +57,8 @@ class Curvature(NamedTuple):
         gradients: cost in full-data gradients, a Hessian product counted as two.
     """
 
-    eigenvalues: Float[Array, " k"]
-    eigenvectors: Float[Array, "p k"]
+    eigenvalues: Float[np.ndarray, " k"]
+    eigenvectors: Float[np.ndarray, "p k"]
     trace: float
     gradients: int
 
@@ -137,7 +137,8 @@ def _decompose(product, p, rows, seed, tolerance):
         return np.asarray(product(jnp.asarray(v, dtype).reshape(1, p))[0], float)
 
     generator = np.random.default_rng(seed)
-    operator = scipy.sparse.linalg.LinearOperator((p, p), single, dtype=float)
+    # what its __new__ takes, which gives an object of a class of its own
+    operator = scipy.sparse.linalg.LinearOperator((p, p), single, dtype=float)  # pyright: ignore[reportCallIssue]
     values, vectors = scipy.sparse.linalg.eigsh(
         operator, k=min(TOP, p // 4), which="LA", v0=generator.standard_normal(p), tol=tolerance
     )

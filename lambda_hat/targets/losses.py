@@ -63,6 +63,7 @@ class Loss(NamedTuple):
 
     def examples(self, w, x, y):
         """Loss of each pair `[b]`."""
+        assert self.outputs is not None and self.pair is not None, "an analytic model has no pairs"
         return self.pair(self.outputs(w, x), y)
 
 

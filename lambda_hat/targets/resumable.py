@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ class Pieces:
     def __init__(self, journal, place):
         self._journal, self._place, self._apiece = journal, place, None
 
-    def next(self, name, carry, structure, call, most, follows):
+    def next(self, name, carry, structure, call, most, follows) -> tuple[Any, Arrays]:
         """Make some of what is left, or take what the journal has of that call.
 
         Arguments:

@@ -164,12 +164,12 @@ def _module(found, sha256):
     if (found.path, sha256) not in _MODULES:
         spec = importlib.util.spec_from_file_location(f"lambda_hat_source_{sha256[:12]}", found.path)
         assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module, loader = importlib.util.module_from_spec(spec), spec.loader
         writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         sys.modules[spec.name] = module  # where dataclasses look up annotations
         sys.path.insert(0, os.path.dirname(found.path))
         try:
-            _guarded(os.path.basename(found.path), lambda: spec.loader.exec_module(module))
+            _guarded(os.path.basename(found.path), lambda: loader.exec_module(module))
         except ConfigError:
             del sys.modules[spec.name]
             raise
@@ -250,7 +250,7 @@ def _of_haiku(transformed, key, x):
 
 def _of_torch(module, key, x):
     try:
-        import torchax
+        import torchax  # pyright: ignore[reportMissingImports]  not installed but with the extra `torch`
     except ImportError as error:
         raise ConfigError(
             "A torch.nn.Module needs torchax, which runs it in JAX: pip install 'lambda-hat[torch]' (torch 2.12)."

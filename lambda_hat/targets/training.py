@@ -7,7 +7,7 @@ whitened by the curvature, where a tenth of the iterations do.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +173,7 @@ class Steps:
                 w, state, broke = carry
                 grad = losses.batch_grad(loss, rows, w, jax.random.randint(keys[i], (batch,), 0, n)) * loss.scale
                 updates, state = optimizer.update(grad, state, w)
-                moved = optax.apply_updates(w, updates)
+                moved = cast(jax.Array, optax.apply_updates(w, updates))  # an array as w is; optax says a tree
                 broke = jnp.where((broke < 0) & ~jnp.all(jnp.isfinite(moved)), i, broke)
                 return jnp.where(broke < 0, moved, w), state, broke
 
@@ -189,7 +189,7 @@ class Steps:
         """What cuts the steps into calls, as `next` takes it."""
         return resumable.Pieces(journal, partial(jax.tree.map, jnp.asarray))
 
-    def next(self, pieces, carry, structure, done, most):
+    def next(self, pieces, carry, structure, done, most) -> tuple[int, Any]:
         """Some steps after the first `done`.
 
         Arguments:
