@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,6 +14,7 @@ from lambda_hat.commands import completion
 from lambda_hat.inspect.filters import Filter, select
 from lambda_hat.inspect.records import Record
 from lambda_hat.inspect.scan import scan
+from lambda_hat.inspect.states import JobStates, slurm_states
 from lambda_hat.system import terminal
 from lambda_hat.system.errors import UserError
 
@@ -182,16 +183,30 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def gather(arguments: argparse.Namespace) -> tuple[Path, list[Record]]:
     """The root and the records that a command line asks for; with a sweep those of its combinations, begun or not."""
-    root, filters = split(arguments)
-    if arguments.sweep:
-        from lambda_hat.commands import sweep
+    root, look = looking(arguments)
+    return root, look()
 
-        root, records = sweep.records(arguments.sweep, given(arguments)[0])
-        known = {record.name: record for record in scan(root)} if root.is_dir() else {}
-        records = [known.get(record.name, record) for record in records]
-    else:
-        records = scan(root)
-    return root, select(records, filters)
+
+def looking(
+    arguments: argparse.Namespace, job_states: Callable[[Iterable[str]], JobStates] = slurm_states
+) -> tuple[Path, Callable[[], list[Record]]]:
+    """The root, and what reads the records that a command line asks for, as often as it is called.
+
+    Arguments:
+        job_states: asked for the states of SLURM jobs.
+    """
+    root, filters = split(arguments)
+    if not arguments.sweep:
+        return root, lambda: select(scan(root, job_states), filters)
+    from lambda_hat.commands import sweep
+
+    root, combinations = sweep.records(arguments.sweep, given(arguments)[0])
+
+    def look():
+        known = {record.name: record for record in scan(root, job_states)} if root.is_dir() else {}
+        return select([known.get(record.name, record) for record in combinations], filters)
+
+    return root, look
 
 
 def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser) -> NoReturn:

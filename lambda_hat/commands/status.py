@@ -7,7 +7,7 @@ from lambda_hat.commands import console
 from lambda_hat.inspect import explanation, formats, maintenance, overview
 from lambda_hat.inspect.groups import by_target, varying
 from lambda_hat.inspect.records import Record
-from lambda_hat.system.errors import StoreError
+from lambda_hat.system.errors import StoreError, UserError
 from lambda_hat.system.terminal import printable
 
 DOC = """What is there: every run's status, λ̂ ± its error, and its warnings.
@@ -15,6 +15,7 @@ DOC = """What is there: every run's status, λ̂ ± its error, and its warnings.
     %(prog)s                                    # everything under runs/
     %(prog)s /data/runs sampler=hmc status=bad,failed data.n_data=500
     %(prog)s -m sampler=hmc,sgld seed=1,2,3     # this sweep, and what of it is missing
+    %(prog)s --watch                            # one screen, renewed every 2 s until Ctrl-C
     %(prog)s --diff run_hmc_3c7d73da run_hmc_f047d87a
 """
 
@@ -30,6 +31,13 @@ def main():
     ways.add_argument("--log", metavar="DIR", help="print the log of the job that made it or failed")
     ways.add_argument("--cancel", action="store_true", help="stop what is running or queued (only shown without --yes)")
     ways.add_argument("--prune", action="store_true", help="remove leftovers (only shown without --yes)")
+    ways.add_argument(
+        "--watch",
+        nargs="?",
+        const="2",
+        metavar="SECONDS",
+        help="one screen that is renewed every 2 seconds, or as many as given, until Ctrl-C",
+    )
     parser.add_argument("--yes", action="store_true", help="with --cancel and --prune: do it")
     console.run(_act, parser)
 
@@ -43,6 +51,8 @@ def _act(arguments):
         return _diff(first, second, arguments.json)
     if arguments.log is not None:
         return _log(explanation.find_log(root, arguments.log))
+    if arguments.watch is not None:
+        return _watch(arguments)
     root, records = console.gather(arguments)
     if arguments.cancel:
         return _cancel(records, arguments.yes)
@@ -52,6 +62,16 @@ def _act(arguments):
         console.write_json([as_json(record) for record in records])
     else:
         console.write(*_blocks(records, root))
+
+
+def _watch(arguments):
+    from lambda_hat.commands import watch  # rich, which nothing else here needs
+
+    if arguments.json:
+        raise UserError("--watch draws on a terminal, and --json is for programs: give one of them.")
+    every = watch.seconds(arguments.watch)
+    root, look = console.looking(arguments, watch.Asked())
+    return watch.watch(root, look, every)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

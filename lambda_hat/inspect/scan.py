@@ -22,7 +22,7 @@ from lambda_hat.inspect.records import (
     read_run,
     read_target,
 )
-from lambda_hat.inspect.states import add_unfinished
+from lambda_hat.inspect.states import JobStates, add_unfinished, slurm_states
 from lambda_hat.system.errors import StoreError
 
 THREADS, BLOCK = 16, 20
@@ -32,8 +32,11 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def scan(root: str | os.PathLike) -> list[Record]:
+def scan(root: str | os.PathLike, job_states: Callable[[Iterable[str]], JobStates] = slurm_states) -> list[Record]:
     """Every record under a root, sorted by target, sampler and settings.
+
+    Arguments:
+        job_states: asked once for the states of all submitted jobs.
 
     Raises:
         StoreError: where there is no such directory.
@@ -64,7 +67,7 @@ def scan(root: str | os.PathLike) -> list[Record]:
         records |= {run.name: run for run in runs if run is not None}
         if not any(runs) or target.state == "damaged":
             records[target.name] = target
-    add_unfinished(root, records, targets)
+    add_unfinished(root, records, targets, job_states)
     return ordered(records.values())
 
 
