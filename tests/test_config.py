@@ -30,6 +30,8 @@ def files(tmp_path_factory):
         ("data", "file"): own,
         ("model", "custom"): (network[1], "data=file", *own),
         ("data", "modular"): network,
+        ("data", "digits_plain"): network,
+        ("data", "features"): network,
         ("data", "sequence"): network,
         ("training", "given"): (f"training.path={weights}",),
     }
