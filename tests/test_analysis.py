@@ -624,6 +624,8 @@ def test_a_run_whose_trace_lacks_something_stays_old():
     strange = replace(old, sampler="nuts", adapted={})
     with pytest.raises(StoreError, match="how biased nuts's draws are was not recorded"):
         analyse.recompute(strange, arrays)
+    with pytest.raises(StoreError, match="cannot be computed anew: dtype was not recorded"):
+        analyse.recompute(replace(old, estimand=replace(old.estimand, dtype=None)), arrays)
 
 
 # --- where a known λ holds ----------------------------------------------------------------------------------------------

@@ -172,7 +172,8 @@ def recompute(summary: Summary, arrays: Mapping[str, np.ndarray]) -> Summary:
     bias = _bias_of(summary)
     lacking = [name for name in ARRAYS if name not in arrays]
     lacking += [name for name in ("laplace", "baseline_gain") if getattr(summary, name) is None]
-    if bias is None or lacking:
+    lacking += ["dtype"] if summary.estimand.dtype is None else []
+    if bias is None or summary.laplace is None or summary.baseline_gain is None or lacking:
         what = ", ".join(lacking) or f"how biased {summary.sampler}'s draws are"
         raise StoreError(
             f"λ̂ of {summary.run_id or 'this run'} cannot be computed anew: {what} was not recorded; rerun it."
@@ -224,6 +225,7 @@ def _bias_of(summary: Summary) -> Bias | None:
 def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
     """The fields of a `Summary` that follow from the draws."""
     excess, bias, distance2 = records.excess, facts.bias, float(np.mean(records.distance2))
+    assert facts.estimand.dtype is not None, "only a stored run may lack it, which `recompute` refuses"
     found = estimates.estimate(records, 2 * facts.laplace, facts.p, bias, facts.estimand.dtype)
     mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
     baseline, from_minimum = facts.baseline_gain, None
@@ -242,7 +244,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
             verdict.Evidence(
                 excess=excess,
                 distance2=records.distance2,
-                finite=np.isfinite(records).all(0),
+                finite=np.all(np.isfinite(records), axis=0),
                 estimate=found,
                 low=interval[0],
                 predicted_bias=bias.share,
@@ -293,7 +295,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _generalisation(fluctuation, excess, conclusions, estimand):
+def _generalisation(fluctuation, excess, conclusions, estimand) -> dict[str, Any]:
     """The fields of a `Summary` that follow from the losses of the pairs."""
     llc = conclusions["llc_mean"], conclusions["llc_mcse"]
     if fluctuation is None or None in llc:
@@ -331,7 +333,7 @@ def _not_where_it_holds(truth: Mapping[str, Any] | None, distance2: float, w0_no
     It looks at where the chain is, never at λ̂.
     """
     least = truth.get("least") if truth is not None else None
-    if least is None or not least < truth["lambda"] or not distance2 > LEFT * w0_norm2:
+    if truth is None or least is None or not least < truth["lambda"] or not distance2 > LEFT * w0_norm2:
         return []
     return [
         Finding(

@@ -8,7 +8,7 @@ sensitivity  dλ̂/d ln β = λ̂ − Var x          dλ̂/d ln γ = −(γ/2) C
 """
 
 import warnings
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import scipy.stats
@@ -102,7 +102,9 @@ def summarise(values: Draws) -> Chains:
         ess = float(az.ess(data)["v"])
         pooled = float(az.mcse(data, method="mean")["v"])
         each = [float(az.mcse(data.isel(chain=[i]), method="mean")["v"]) for i in range(chains)]
-        rhat = float(az.rhat(data)["v"]) if chains > 1 and std > 0 else np.nan  # ArviZ complains of one chain
+        rhat = np.nan
+        if chains > 1 and std > 0:  # ArviZ complains of one chain
+            rhat = float(cast(xr.Dataset, az.rhat(data))["v"])  # of a Dataset it makes one, which its hints do not say
     within = float(np.sqrt(np.mean(np.square(each)) / chains))
     between = float(values.mean(1).std(ddof=1) / np.sqrt(chains)) if chains > 1 else np.nan
     scatter = scipy.stats.chi2.ppf(DISAGREE, chains - 1) / (chains - 1) if chains > 1 else np.nan
@@ -144,23 +146,34 @@ def control_variate(excess: Draws, stein: Draws, trace_r: float) -> tuple[Chains
 
 
 class _Records(Protocol):
-    excess: Draws
-    distance2: Draws
-    stein: Draws
-    stein_curvature: Draws
+    @property
+    def excess(self) -> Draws: ...
+    @property
+    def distance2(self) -> Draws: ...
+    @property
+    def stein(self) -> Draws: ...
+    @property
+    def stein_curvature(self) -> Draws: ...
 
 
 class _Fluctuation(Protocol):
-    variance: float
-    training_loss: float
-    variance_terms: Draws
-    training_terms: Draws
-    numbers: np.ndarray
+    @property
+    def variance(self) -> float: ...
+    @property
+    def training_loss(self) -> float: ...
+    @property
+    def variance_terms(self) -> Draws: ...
+    @property
+    def training_terms(self) -> Draws: ...
+    @property
+    def numbers(self) -> np.ndarray: ...
 
 
 class _Bias(Protocol):
-    kind: str
-    share: float
+    @property
+    def kind(self) -> str: ...
+    @property
+    def share(self) -> float: ...
 
 
 class Estimate(NamedTuple):

@@ -15,6 +15,9 @@ from lambda_hat.analysis.summary import Summary
 ATTRIBUTES = ("target_id", "run_id", "sampler", "p", "L0", "w0_norm2")
 """Fields of the summary that the trace repeats, beside the estimand's."""
 
+Variable = tuple[tuple[str, ...], np.ndarray, dict[str, str]]
+"""Dimensions, values, and attributes."""
+
 
 def dataset(draws: Any, summary: Summary) -> xr.DataTree:
     """The trace, with groups posterior (llc, L) and sample_stats.
@@ -31,7 +34,7 @@ def dataset(draws: Any, summary: Summary) -> xr.DataTree:
     def variable(values, long_name, units="1"):
         return (("chain", "draw"), np.asarray(values, float), {"units": units, "long_name": long_name})
 
-    posterior = {
+    posterior: dict[str, Variable] = {
         "llc": variable(records.excess, "nβ(L_n(w) − L_n(w0))"),
         "L": variable((summary.L0 or 0.0) + records.excess / nbeta, "L_n(w)", "mean loss"),
     }

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
@@ -141,7 +141,7 @@ def _posterior_settings(record):
     return _some_settings(record, ("model", "data", "training", "posterior"))
 
 
-def _some_settings(record, groups, but=frozenset()):
+def _some_settings(record, groups, but: Collection[str] = ()):
     chosen = [key for key in record.settings if key.partition(".")[0] in groups and key not in but]
     return tuple((key, setting(record.settings[key])) for key in sorted(chosen))
 

@@ -9,7 +9,7 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from lambda_hat.inspect import table
 from lambda_hat.inspect.filters import ALIASES, resolve, setting_names
@@ -47,7 +47,7 @@ LOG_RATIO = 20
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def rows_of(records: Sequence[Record], keys: Iterable[str] = ()) -> list[Row]:
+def rows_of(records: Sequence[Record], keys: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The tidy table's rows, with a column for each of the settings `keys` even where they do not vary."""
     runs = [record for record in records if record.run_id]
     header, lines = table.tidy(runs)
@@ -108,7 +108,7 @@ def is_log(values: Iterable[float | None]) -> bool:
     return len(positive) > 1 and min(known) >= 0 and max(positive) >= LOG_RATIO * min(positive)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value has a place on an axis of numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -145,8 +145,8 @@ def _add(root, name, left, leftovers, jobs, records, targets):
     target_id, _, run_id = name.partition(".")
     state, notes = ("damaged", [str(left)]) if isinstance(left, StoreError) else left.state(jobs)
     target = leftovers.get(target_id)
-    if run_id and state == "stale" and left.is_submitted and not left.has_owner and target_id not in targets:
-        if isinstance(target, Leftover) and target.has_failed:
+    if run_id and state == "stale" and isinstance(left, Leftover) and left.is_submitted and not left.has_owner:
+        if target_id not in targets and isinstance(target, Leftover) and target.has_failed:
             state, notes = "failed", [f"not started: its target failed: {target._failure_text()}"]
     published = records.get(name) if run_id else targets.get(name)
     if published is not None:

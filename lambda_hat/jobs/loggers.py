@@ -121,7 +121,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, config, name, settings):
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb  # pyright: ignore[reportMissingImports]  installed by those who log to it
 
         self._run = wandb.init(
             project=config.project,
@@ -148,15 +148,15 @@ class _MLflow:
     def __init__(self, config, name, settings):
         if "://" not in config.tracking_uri:  # a directory of plain files, which MLflow wants to be asked for
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
-        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]  as wandb
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]  as wandb
 
         self._client = MlflowClient(tracking_uri=config.tracking_uri)
         self._id = self._client.create_run(self._experiment(config.experiment), run_name=name).info.run_id
         self._client.log_batch(self._id, params=[Param(key, str(value)) for key, value in settings.items()])
 
     def _experiment(self, name):
-        from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
+        from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]  as wandb
 
         found = self._client.get_experiment_by_name(name)
         if found is not None:

@@ -77,8 +77,9 @@ def job(stage, config):
     configs.check(config)
     if config.logger is not None:
         loggers.check(config.logger)
-    paths = store.Paths(root, config.target or _identifier(config, "target"), _identifier(config, "run"))
-    if not store.RUN_ID.fullmatch(paths.run_id):
+    run_id = _identifier(config, "run")
+    paths = store.Paths(root, config.target or _identifier(config, "target"), run_id)
+    if not store.RUN_ID.fullmatch(run_id):
         raise ConfigError(
             f"sampler.name={config.sampler.name}: the names of runs have it between underscores, so it is made of lower-case "
             "letters and digits; rename the sampler."
@@ -100,8 +101,8 @@ def _with_source(stored, composed, target):
         return stored
     if (composed.sha256, composed.callable) != (stored.sha256, stored.callable):
         raise ConfigError(
-            f"target={target} was made from {stored.callable} in a source whose sha256 is {stored.sha256[:12]}…; model.source="
-            f"{composed.source} has {composed.sha256[:12]}…. The target's directory has a copy: source.py."
+            f"target={target} was made from {stored.callable} in a source whose sha256 is {str(stored.sha256)[:12]}…; model.source="
+            f"{composed.source} has {str(composed.sha256)[:12]}…. The target's directory has a copy: source.py."
         )
     return replace(stored, source=composed.source)
 
@@ -358,10 +359,11 @@ def _run(job, lease, gpus):
                 (hidden / "diagnostics").mkdir()
                 figures.write_all(hidden / "diagnostics", tree, summary)
             clock.lap("plot")
+            timings = clock.laps | {"compile": clock.compile_seconds}
             summary = replace(
                 summary,
                 walltime_sec=clock.total(),
-                timings_sec=clock.laps | {"compile": clock.compile_seconds},
+                timings_sec=timings,
                 created_at=time.time(),
                 provenance=Provenance(
                     **provenance.summary(), log=lease.log, devices=devices.named(result.devices), gpus_asked=gpus
@@ -377,7 +379,7 @@ def _run(job, lease, gpus):
                 return
     _index(job)
     lease.is_unindexed = False
-    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.timings_sec.items()))
+    say("time: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.items()))
 
 
 def _sizes(job):
@@ -429,9 +431,9 @@ class Clock:
         """Seconds since the clock was made."""
         return time.perf_counter() - self._began
 
-    def _heard(self, event, seconds, **_):
+    def _heard(self, event, duration_secs, **_):
         if event.startswith("/jax/core/compile/"):
-            self.compile_seconds += seconds
+            self.compile_seconds += duration_secs
 
 
 def _progress(config):

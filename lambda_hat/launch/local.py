@@ -212,8 +212,9 @@ def _make(job, number):
         log.error("failed: %s", error)
     except Exception as error:  # the last line of defence: other combinations go on, the traceback is in the log
         log.error("failed: %s: %s\n       traceback in %s", type(error).__name__, str(error).split("\n")[0], path)
-        with contextlib.suppress(OSError):
-            handler.stream.write(_traceback(error))
+        if handler.stream is not None:
+            with contextlib.suppress(OSError):
+                handler.stream.write(_traceback(error))
     finally:
         logging.getLogger().removeHandler(handler)
         with contextlib.suppress(OSError):

@@ -214,7 +214,7 @@ def make(items, alive: Callable):
     running, queued, missing, at, ended = [], [], [], {}, {}
     for item in open_items:
         state = _state(claims.get(item.work), jobs)
-        {"running": running, "queued": queued}.get(state, missing).append(item)
+        {"running": running, "queued": queued, None: missing}[state].append(item)
     needed = {item.job.paths.target for item in missing}
     missing_targets = []
     for target in absent:
@@ -224,9 +224,11 @@ def make(items, alive: Callable):
             missing_targets.append(target)
     for item in open_items + absent:
         claim = claims.get(item.work)
+        if claim is None:
+            continue
         if _state(claim, jobs):
             at[item.name] = claim.slurm_job
-        elif claim and claim.slurm_job:
+        elif claim.slurm_job:
             ended[item.name] = claim.slurm_job
     left = [item for item in done if item.name in listed[item.work.parent]]
     return Plan(done, running, queued, missing, missing_targets, at, ended, left)

@@ -14,6 +14,7 @@ os.environ.setdefault(
     "SUBMITIT_LOG_LEVEL", "NOCONFIG"
 )  # else importing submitit closes all handlers of logs, and adds its own
 import submitit
+from submitit.core.utils import UncompletedJobError
 
 from lambda_hat.system import stopping
 from lambda_hat.system.errors import Deposed, Stopped, StoreError, UserError
@@ -167,7 +168,7 @@ class Task(submitit.helpers.Checkpointable):
             requeue(number, None)
         except SystemExit as end:  # requeued
             return end.code if isinstance(end.code, int) and end.code > 0 else 128 + number
-        except submitit.core.utils.UncompletedJobError:
+        except UncompletedJobError:
             self._leave_record(paths)
         except Exception as error:
             log.error("failed: scontrol requeue: %s; the same command goes on", error)

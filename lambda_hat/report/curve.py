@@ -18,9 +18,12 @@ def along_training(records: Iterable[Record]) -> list[list[RunRecord]]:
     """Finished runs at steps of training, in groups that differ in step, seed and sampler alone, of two steps or more."""
     found: dict[tuple, list[RunRecord]] = {}
     for record in records:
-        if isinstance(record, RunRecord) and step_of(record) is not None and record.summary.llc_mean is not None:
+        summary = record.summary
+        if not isinstance(record, RunRecord) or summary is None:
+            continue
+        if summary.training_step is not None and summary.llc_mean is not None:
             rest = {key: str(value) for key, value in record.settings.items() if not key.startswith(VARIED)}
-            estimand = record.summary.estimand
+            estimand = summary.estimand
             found.setdefault((*sorted(rest.items()), estimand.beta, estimand.gamma, estimand.loss), []).append(record)
     curves = (sorted(group, key=lambda record: step_of(record) or 0) for group in found.values())
     return [group for group in curves if len({step_of(record) for record in group}) >= FEWEST]

@@ -232,7 +232,7 @@ def _curves(records, context):
     for number, group in enumerate(curve.along_training(records), 1):
         drawings = "".join(_figure(caption, svg) for caption, svg in curve.figures(group, context).items())
         seeds = len({record.settings.get("seed") for record in group})
-        steps = sorted({curve.step_of(record) for record in group})
+        steps = sorted({step for record in group if (step := curve.step_of(record)) is not None})
         about = (
             f"{len(group)} runs at {len(steps)} steps from {steps[0]} to {steps[-1]}, {seeds} seed{'s' * (seeds > 1)}"
         )

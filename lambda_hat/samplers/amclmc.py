@@ -1,6 +1,6 @@
 """Adjusted microcanonical Monte Carlo: BlackJAX's kernel, its step size adapted as Hamiltonian Monte Carlo's."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Kernel, Transition
 from lambda_hat.samplers.hmc import Adjusted
+
+mcmc: Any = blackjax.mcmc  # whose hints say float, int and bool of what are arrays
 
 LENGTH = {True: 1.1, False: 0.75}
 """Mean length of a trajectory over √p, in units of a direction's standard deviation: what `hmc.LENGTH` covers."""
@@ -36,13 +38,13 @@ class Isokinetic(Kernel):
         return 2.0
 
     def init(self, density, u, key):
-        return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
+        return mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
 
     def step(self, density, tuning, state, key, shared):
         logp = densities.log_density(self.loss)
         wanted = jax.random.uniform(shared, minval=0.5, maxval=1.5) * tuning.trajectory_length / tuning.step_size
         count = jnp.clip(jnp.round(wanted), 1, tuning.max_steps).astype(jnp.int32)
-        state, info = blackjax.mcmc.adjusted_mclmc.build_kernel()(
+        state, info = mcmc.adjusted_mclmc.build_kernel()(
             key, state, lambda u: logp(density, u), tuning.step_size, (count,)
         )
         return state, Transition(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lambda_hat.samplers.density import Density
@@ -47,7 +48,8 @@ class Bias(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """What a transition reports beside its new state; with leading axes `[chains, draws]` what those of a draw come to.
+    """What a transition reports beside its new state; with leading axes `[chains, draws]`, in NumPy, what those of a
+    draw come to.
 
     Attributes:
         acceptance: acceptance probability, the mean over a draw; nan for samplers without a Metropolis test.
@@ -58,11 +60,11 @@ class Transition(NamedTuple):
         gradients: full-data gradients that it cost: integrator steps times `Kernel.gradients_per_step`; for a draw, their sum.
     """
 
-    acceptance: Float[Array, "..."]
-    energy: Float[Array, "..."]
-    energy_error2: Float[Array, "..."]
-    diverging: Bool[Array, "..."]
-    gradients: Float[Array, "..."]
+    acceptance: Float[Array | np.ndarray, "..."]
+    energy: Float[Array | np.ndarray, "..."]
+    energy_error2: Float[Array | np.ndarray, "..."]
+    diverging: Bool[Array | np.ndarray, "..."]
+    gradients: Float[Array | np.ndarray, "..."]
 
 
 class Tuned(NamedTuple):
@@ -78,7 +80,7 @@ class Tuned(NamedTuple):
     states: Any
     tuning: Any
     gradients: float
-    chosen: Mapping[str, Any]
+    chosen: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Density(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is kept of a draw: scalars, never the trajectory.
+    """What is kept of a draw: scalars, never the trajectory; of many draws arrays `[chains, draws]` in NumPy.
 
     Attributes:
         excess: nβ (L_n(w) − L_n(w0)), whose mean is λ̂.
@@ -49,10 +49,10 @@ class Record(NamedTuple):
         stein_curvature: (w−w0)ᵀ R ∇U with mean tr R. Its half is the excess of a quadratic L_n.
     """
 
-    excess: Float[Array, ""]
-    distance2: Float[Array, ""]
-    stein: Float[Array, ""]
-    stein_curvature: Float[Array, ""]
+    excess: Float[Array | np.ndarray, "..."]
+    distance2: Float[Array | np.ndarray, "..."]
+    stein: Float[Array | np.ndarray, "..."]
+    stein_curvature: Float[Array | np.ndarray, "..."]
 
 
 def build(loss, rows, w0, nbeta, gamma, curvature, metric, dtype):

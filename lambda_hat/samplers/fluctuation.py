@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lambda_hat.system import devices
 
@@ -59,11 +59,11 @@ class Sums(NamedTuple):
         variance_of_likelihood: Σ_i Var ⟨exp(−d_i)⟩/⟨exp(−d_i)⟩²: by half of it is `training_loss` too large, for log is concave.
     """
 
-    squares: jax.Array
-    variance_of_means: jax.Array
-    training_loss: jax.Array
-    ratios: jax.Array
-    variance_of_likelihood: jax.Array
+    squares: Float[Array | np.ndarray, "chains kept"]
+    variance_of_means: Float[Array | np.ndarray, ""]
+    training_loss: Float[Array | np.ndarray, ""]
+    ratios: Float[Array | np.ndarray, "chains kept"]
+    variance_of_likelihood: Float[Array | np.ndarray, ""]
 
 
 def measure(loss, density, kept, layout, n, journal):
@@ -83,8 +83,8 @@ def measure(loss, density, kept, layout, n, journal):
     return Fluctuation(
         variance=float(np.mean(sums.squares) + sums.variance_of_means),
         training_loss=float(constant + (sums.training_loss - sums.variance_of_likelihood / 2) / n),
-        variance_terms=sums.squares,
-        training_terms=1 - sums.ratios / n,
+        variance_terms=np.asarray(sums.squares),
+        training_terms=1 - np.asarray(sums.ratios) / n,
         numbers=kept.numbers,
     )
 

@@ -19,6 +19,8 @@ from lambda_hat.samplers.density import Density
 from lambda_hat.system import devices
 from lambda_hat.targets import resumable
 
+mcmc: Any = blackjax.mcmc  # whose hints say float, int and bool of what are arrays
+
 LENGTH = {True: 1.1, False: 0.75}
 """Mean trajectory length in whitened and in plain coordinates, in units of the time in which the slowest direction turns by a
 radian. Whitened: 1 makes the most effective draws for the work with 433 and with 9921 parameters, twice as many as 0.5 and 2.5 on
@@ -60,13 +62,13 @@ class Leapfrog(Kernel):
         return 1.0
 
     def init(self, density, u, key):
-        return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
+        return mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
 
     def step(self, density, tuning, state, key, shared):
         logp = densities.log_density(self.loss)
         wanted = jax.random.uniform(shared, minval=0.5, maxval=1.5) * tuning.trajectory_length / tuning.step_size
         count = jnp.clip(jnp.round(wanted), 1, tuning.max_steps).astype(jnp.int32)
-        state, info = blackjax.mcmc.hmc.build_kernel()(
+        state, info = mcmc.hmc.build_kernel()(
             key,
             state,
             lambda u: logp(density, u),

@@ -219,7 +219,7 @@ class Loop:
         return draws, states
 
 
-_PART = jax.tree.structure(((densities.Record(*[0] * 4), Transition(*[0] * 5), 0), 0))
+_PART = jax.tree.structure(((densities.Record(*[np.zeros(())] * 4), Transition(*[np.zeros(())] * 5), 0), 0))
 """Of what a chunk's program leaves beside the states."""
 
 

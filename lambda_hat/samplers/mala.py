@@ -1,6 +1,6 @@
 """The Metropolis-adjusted Langevin algorithm: BlackJAX's kernel, its step size adapted as Hamiltonian Monte Carlo's."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Kernel, Transition
 from lambda_hat.samplers.hmc import Adjusted
+
+mcmc: Any = blackjax.mcmc  # whose hints say float, int and bool of what are arrays
 
 ACCEPTANCE = {True: 0.574, False: 0.574}
 """Mean acceptance aimed at: the optimum in many dimensions (Roberts and Rosenthal, J. R. Stat. Soc. B 60:255, 1998)."""
@@ -32,11 +34,11 @@ class Langevin(Kernel):
         return 1.0
 
     def init(self, density, u, key):
-        return blackjax.mcmc.mala.MALAState(u, *densities.log_density_and_grad(self.loss, density, u))
+        return mcmc.mala.MALAState(u, *densities.log_density_and_grad(self.loss, density, u))
 
     def step(self, density, tuning, state, key, shared):
         logp = densities.log_density(self.loss)
-        state, info = blackjax.mcmc.mala.build_kernel()(key, state, lambda u: logp(density, u), tuning.step_size**2 / 2)
+        state, info = mcmc.mala.build_kernel()(key, state, lambda u: logp(density, u), tuning.step_size**2 / 2)
         nan = jnp.asarray(jnp.nan)
         return state, Transition(
             acceptance=info.acceptance_rate,

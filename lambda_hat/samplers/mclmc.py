@@ -16,6 +16,8 @@ from lambda_hat.samplers import loop
 from lambda_hat.samplers.base import Bias, Kernel, MarkovSampler, Transition, Tuned
 from lambda_hat.targets import resumable
 
+mcmc: Any = blackjax.mcmc  # whose hints say float, int and bool of what are arrays
+
 TRIAL_DRAWS = 10
 """Most draws of each chain on which a tuned setting is tried: a third of the others at most."""
 
@@ -50,11 +52,11 @@ class IsokineticLangevin(Kernel):
 
     def init(self, density, u, key):
         logp = densities.log_density(self.loss)
-        return blackjax.mcmc.mclmc.init(u, lambda u: logp(density, u), key)
+        return mcmc.mclmc.init(u, lambda u: logp(density, u), key)
 
     def step(self, density, tuning, state, key, shared):
         logp = densities.log_density(self.loss)
-        state, info = blackjax.mcmc.mclmc.build_kernel()(
+        state, info = mcmc.mclmc.build_kernel()(
             key,
             state,
             lambda u: logp(density, u),
@@ -194,11 +196,12 @@ def _tune(config, chains, states, tuning, steps):
 @lru_cache(maxsize=4)
 def _tuning_program(loss, layout, chains, energy_variance, steps):
     logp = densities.log_density(loss)
-    kernel = blackjax.mcmc.mclmc.build_kernel()
+    kernel = mcmc.mclmc.build_kernel()
 
     def one(density, tuning, state, key):
         p = density.w0.size
-        start = MCLMCAdaptationState(tuning.decoherence_length, tuning.step_size, jnp.ones(p))
+        ones: Any = jnp.ones(p)  # the hint says float
+        start = MCLMCAdaptationState(tuning.decoherence_length, tuning.step_size, ones)
         state, found, _ = mclmc_find_L_and_step_size(
             kernel,
             steps,

@@ -1,7 +1,7 @@
 """The No-U-Turn sampler: BlackJAX's kernel, its step size adapted as Hamiltonian Monte Carlo's."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blackjax
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers.base import Kernel, Transition
 from lambda_hat.samplers.hmc import Adjusted
+
+mcmc: Any = blackjax.mcmc  # whose hints say float, int and bool of what are arrays
 
 ACCEPTANCE = {True: 0.8, False: 0.9}
 """Mean acceptance aimed at in whitened and in plain coordinates: 0.8 is Stan's, for 0.65 leaves trajectories that are too coarse to
@@ -41,11 +43,11 @@ class NoUTurn(Kernel):
         return 1.0
 
     def init(self, density, u, key):
-        return blackjax.mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
+        return mcmc.hmc.HMCState(u, *densities.log_density_and_grad(self.loss, density, u))
 
     def step(self, density, tuning, state, key, shared):
         logp = densities.log_density(self.loss)
-        state, info = blackjax.mcmc.nuts.build_kernel()(
+        state, info = mcmc.nuts.build_kernel()(
             key, state, lambda u: logp(density, u), tuning.step_size, jnp.ones_like(state.position), self.max_doublings
         )
         return state, Transition(

@@ -12,7 +12,7 @@ import numpy as np
 from lambda_hat.samplers import density as densities
 from lambda_hat.samplers import fluctuation as fluctuations
 from lambda_hat.samplers import loop
-from lambda_hat.samplers.base import Bias, Sampler
+from lambda_hat.samplers.base import Bias, MarkovSampler
 from lambda_hat.samplers.laplace import Laplace
 from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
@@ -71,7 +71,7 @@ class Result(NamedTuple):
     laplace: float
     baseline_gain: float
     seconds: dict
-    devices: tuple[jax.Device, ...]
+    devices: tuple[jax.Device, ...]  # pyright: ignore[reportInvalidTypeForm]  jaxlib, which has the class, has no stubs
     fluctuation: fluctuations.Fluctuation | None = None
 
 
@@ -101,7 +101,7 @@ def localization(posterior, p):
     return posterior.localization(p)
 
 
-def make(config: Any, loss: losses.Loss, n: int, nbeta: float) -> Sampler:
+def make(config: Any, loss: losses.Loss, n: int, nbeta: float) -> Laplace | MarkovSampler:
     """The sampler that a configuration names, for a problem: `SAMPLER` of the module of that name.
 
     Arguments:

@@ -93,9 +93,9 @@ class Measured(NamedTuple):
         noise: tr(P C R), or tr(PC) where R vanishes.
     """
 
-    largest: jax.Array
-    curvature: jax.Array
-    noise: jax.Array
+    largest: jax.Array | np.ndarray
+    curvature: jax.Array | np.ndarray
+    noise: jax.Array | np.ndarray
 
 
 def batch_size(config, n, nbeta):
