@@ -135,7 +135,7 @@ def _table(records, width):
         "sampler": [record.sampler or "(target)" for record in records],
         **{key: [_setting(record, key) for record in records] for key in keys},
         "done": [_progress(record) for record in records],
-        "λ̂ ± MCSE": [_estimate(*record.current[:2], width) for record in records],
+        "λ̂ ± MCSE": [_estimate(record.current[0], record.current[1], width) for record in records],
         "ESS": [formats.number(record.current[2], ".0f") for record in records],
         "R-hat": [formats.number(record.current[3], ".4f") for record in records],
     }

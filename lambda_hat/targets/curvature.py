@@ -137,8 +137,7 @@ def _decompose(product, p, rows, seed, tolerance):
         return np.asarray(product(jnp.asarray(v, dtype).reshape(1, p))[0], float)
 
     generator = np.random.default_rng(seed)
-    # what its __new__ takes, which gives an object of a class of its own
-    operator = scipy.sparse.linalg.LinearOperator((p, p), single, dtype=float)  # pyright: ignore[reportCallIssue]
+    operator = scipy.sparse.linalg.LinearOperator((p, p), single, dtype=float)  # pyright: ignore[reportCallIssue]  as __new__ takes it
     values, vectors = scipy.sparse.linalg.eigsh(
         operator, k=min(TOP, p // 4), which="LA", v0=generator.standard_normal(p), tol=tolerance
     )
