@@ -43,13 +43,18 @@ def sweep(**axes):
 
 def marks(ax, kinds="os^Dx"):
     """(x, y, marker) of each run that an axes shows."""
-    lines = [line for line in ax.lines if line.get_marker() in kinds and len(line.get_xdata()) == 1]
-    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_marker()) for line in lines]
+    lines = [line for line in ax.lines if line.get_marker() in kinds]
+    return [(float(x), float(y), line.get_marker()) for line in lines for x, y in line.get_xydata()]
 
 
 def joined(ax):
     """The lines that join means, as lists of y."""
-    return [[float(y) for y in line.get_ydata()] for line in ax.lines if len(line.get_xdata()) > 2]
+    return [[float(y) for y in line.get_ydata()] for line in ax.lines if line.get_marker() == "None"]
+
+
+def bars(ax):
+    """The ends of each interval that an axes shows."""
+    return [tuple(map(float, bar[:, 1])) for lines in ax.collections for bar in lines.get_segments()]
 
 
 # --- what is drawn together -------------------------------------------------------------------------------------------
@@ -124,12 +129,7 @@ def test_warned_runs_are_hollow_and_intervals_are_those_of_the_runs():
     (ax,) = plots.draw(rows, x="gamma").figure.axes
     hollow = [line for line in ax.lines if line.get_marker() == "o" and line.get_markerfacecolor() == "none"]
     assert [float(line.get_ydata()[0]) for line in hollow] == [10.0]
-    bars = [
-        tuple(map(float, line.get_ydata()))
-        for line in ax.lines
-        if len(set(line.get_xdata())) == 1 < len(line.get_xdata())
-    ]
-    assert (8.0, 13.0) in bars
+    assert (8.0, 13.0) in bars(ax)
 
 
 def test_other_columns_have_their_standard_errors():

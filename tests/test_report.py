@@ -1,5 +1,7 @@
 """The report: what it says, that it needs nothing else, and how it looks in a browser at three widths."""
 
+import base64
+import csv
 import json
 import os
 import re
@@ -138,6 +140,74 @@ def test_a_laplace_run_has_no_chains_and_a_broken_one_no_estimate(tiny, script, 
     assert tool("report").code == 0
     text = (tmp_path / "runs" / "report.html").read_text()
     assert "± ?" in text and not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+# --- figures over swept settings --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grid(tiny, script, tool, tmp_path):
+    """The tiny store with a grid over γ and nβ, one run of which is bad and far off."""
+    words = ("model=quadratic", "model.dim=2", "data.n_data=60", "sampler=laplace")
+    assert script("sample", "-m", *words, "posterior.gamma=1,10,100", "posterior.nbeta=5,20").code == 0
+    runs = [record for record in scan(tmp_path / "runs") if record.sampler == "laplace"]
+    for i, record in enumerate(runs):
+        path = record.directory / "analysis.json"
+        made = {"status": "ok", "status_reasons": []} if i else {"status": "bad", "llc_mean": 1e6}
+        path.write_text(json.dumps(json.loads(path.read_text()) | made))
+        store.seal(path.parent)
+    return runs
+
+
+def data_of(text):
+    """The tables that a page links to, as lists of rows."""
+    found = re.findall(r'href="data:text/csv;base64,([^"]*)"', text)
+    return [list(csv.DictReader(base64.b64decode(each).decode().splitlines())) for each in found]
+
+
+def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
+    assert tool("report", "sampler=laplace", "--figures", "figures").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    page = Page(text)
+    words = " ".join(page.words)
+    assert page.open == [] and len(page.ids) == len(set(page.ids))
+    for title in ("λ̂ over γ", "λ̂ over nβ", "λ̂ over γ and nβ", "lateau: ", "Cross: bad.", "at their edge: 1e+06 (bad)"):
+        assert title in words
+    assert "script" not in page.tags and text.count("<style>") == 1 and not re.search(r"https?://|@import", text)
+    tables = data_of(text)
+    assert len(tables) == 3 and {len(rows) for rows in tables} == {6}
+    expected = {record.run_id: record for record in scan(tmp_path / "runs")}
+    for row in tables[0]:
+        record = expected[row["run_id"]]
+        assert float(row["llc_mean"]) == record.summary.llc_mean and row["status"] == record.verdict
+        assert float(row["gamma"]) == record.settings["posterior.gamma"]
+    assert [row["status"] for row in tables[0]].count("bad") == 1
+    files = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert len(files) == 9 and {"calibration.svg", "calibration.png", "calibration.csv"} < set(files)
+    (written,) = [path for path in (tmp_path / "figures").glob("llc_mean_gamma*.csv")]
+    assert list(csv.DictReader(written.read_text().splitlines())) == tables[0]
+
+
+def test_a_figure_that_is_asked_for(grid, tool, tmp_path):
+    assert tool("report", "x=posterior.gamma", "y=llc_raw", "hue=nbeta", "sampler=laplace").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    (rows,) = data_of(text)
+    assert "llc_raw over γ" in text and "λ̂ over γ" not in text and {"llc_raw", "gamma", "nbeta"} <= set(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("y=ess",), "x= is missing"),
+        (("x=",), "x= has no value"),
+        (("x=widthz",), "no such setting"),
+        (("x=sampler", "y=status"), "holds no number"),
+    ],
+)
+def test_figures_that_cannot_be_drawn_are_a_sentence(words, message, tiny, tool, tmp_path):
+    outcome = tool("report", *words)
+    assert outcome.code == 1 and message in outcome.err and outcome.err.count("\n") == 1
+    assert not (tmp_path / "runs" / "report.html").exists()
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

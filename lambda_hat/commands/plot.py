@@ -6,7 +6,6 @@ from lambda_hat.commands import console
 from lambda_hat.inspect import series
 from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.scan import scan
-from lambda_hat.inspect.table import replace_file, writer
 from lambda_hat.system.errors import StoreError, UserError
 
 DOC = """Draw λ̂, or any column of the results, over swept settings: a figure (SVG and PNG) and its data (CSV).
@@ -55,12 +54,7 @@ def _act(arguments):
     drawing = plots.calibration(rows) if arguments.calibration else plots.draw(rows, **{"x": None, **options})
     name = plots.file_name(options) if options else "calibration"
     files = [output] if output else [root / "plots" / f"{name}{suffix}" for suffix in (".svg", ".png")]
-    for path in files:
-        content = plots.image(drawing.figure, path.suffix)
-        replace_file(path, lambda hidden, content=content: hidden.write_bytes(content))
-    data = files[0].with_suffix(".csv")
-    replace_file(data, lambda path: writer(str(data))(path, *drawing.table()))
-    files.append(data)
+    files = plots.save(drawing, files)
     if arguments.json:
         console.write_json(
             {"files": [str(path) for path in files], "runs": len(drawing.rows), "notes": drawing.sentences}

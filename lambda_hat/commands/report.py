@@ -11,6 +11,7 @@ DOC = """A study as one HTML file, which opens from disk without a network, on a
 
     %(prog)s                                    # everything under runs/, to runs/report.html
     %(prog)s /data/runs data.n_data=500 -o report.html
+    %(prog)s x=posterior.gamma col=model.widths # with a figure over what was swept: x=, y=, hue=, col=, heat= as plot has them
     %(prog)s -m experiment=truth_smoke          # this sweep, and what of it is missing
 """
 
@@ -21,17 +22,28 @@ def main():
     console.add_words(parser)
     console.add_sweep(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write it; <root>/report.html unless given")
+    parser.add_argument(
+        "--figures", metavar="FOLDER", help="also write its figures there, as SVG and PNG, with their data as CSV"
+    )
     console.run(_act, parser)
 
 
 def _act(arguments):
-    from lambda_hat.report import page
+    from lambda_hat.report import page, plots, sweeps
 
+    drawn = [word for word in arguments.words if word.partition("=")[0] in sweeps.OPTIONS]
+    arguments.words = [word for word in arguments.words if word not in drawn]
+    options = console.single(console.options(console.filters(drawn), sweeps.OPTIONS)[0]) if drawn else {}
     root, records = console.gather(arguments)
     if not records:
         raise StoreError(f"{root}: nothing there matches, so there is nothing to report.")
     path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"
-    text = page.page(records, root, path)
+    figures = list(sweeps.figures(records, options))
+    if arguments.figures:
+        folder = Path(arguments.figures).expanduser()
+        for figure in figures:
+            plots.save(figure.drawing, [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
+    text = page.page(records, root, path, figures)
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))
     size = path.stat().st_size
     if arguments.json:

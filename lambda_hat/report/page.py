@@ -13,7 +13,7 @@ from lambda_hat.inspect import formats, groups, overview
 from lambda_hat.inspect.filters import KINDS
 from lambda_hat.inspect.records import STATES, Record, RunRecord
 from lambda_hat.inspect.table import COLUMNS
-from lambda_hat.report import curve, panels
+from lambda_hat.report import curve, panels, sweeps
 from lambda_hat.report import draws as traces
 from lambda_hat.system.errors import StoreError
 from lambda_hat.system.terminal import printable
@@ -30,13 +30,14 @@ SEVERITY = ("damaged", "failed", "bad", "stale", "missing", "old", "warn", "runn
 """Statuses that are listed as problems, the worst first."""
 
 
-def page(records: Sequence[Record], root: Path, path: Path) -> str:
+def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[sweeps.Figure] = ()) -> str:
     """The whole page.
 
     Arguments:
         records: what it is about.
         root: where they are from.
         path: where the page will be, which its links are relative to.
+        drawn: figures over swept settings.
     """
     context = _Context(records, path)
     targets = groups.by_target(records)
@@ -50,7 +51,9 @@ def page(records: Sequence[Record], root: Path, path: Path) -> str:
         problems=_problems(context),
         overview=_overview(targets, context),
         legend=_legend(context.samplers),
-        sections="\n".join([*_curves(records, context), *sections]),
+        sections="\n".join(
+            [*(sweeps.section(i, figure) for i, figure in enumerate(drawn)), *_curves(records, context), *sections]
+        ),
         shared=_definitions(overview.shared(records, context.differing)),
     )
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lambda_hat.analysis import summary
@@ -18,6 +19,7 @@ from lambda_hat.inspect.filters import select
 from lambda_hat.inspect.records import STATES
 from lambda_hat.inspect.scan import scan
 from lambda_hat.inspect.series import Grid, Panel, Row, in_order, is_log, is_number, short_name, value_of
+from lambda_hat.inspect.table import replace_file, writer
 from lambda_hat.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ COLOURS = ("#1f6fd1", "#c2600b", "#17803d", "#8b3fc4", "#b5306e", "#0b7f8a", "#7
 
 INK = "#1c2128"
 """Of text and axes, which a page in which the figure is embedded replaces by its own."""
+
+SCALE = 1.15
+"""Pixels of a page for a point of a figure in it, whose smallest letters have 8 points."""
 
 SPREAD = 0.3
 """Part of the gap between two values on the x axis over which series stand beside each other."""
@@ -388,6 +393,8 @@ def _panel(ax, panel, x, y, place, styles, limits, notes):
                 lw=1.2,
                 alpha=0.75,
             )
+        marks: dict[tuple, list[tuple[float, float]]] = {}
+        bars: dict[float, list[tuple[float, float, float]]] = {}
         for row in each.rows:
             value, at = value_of(row, y), place(row[x], shift)
             if value is None:
@@ -399,11 +406,14 @@ def _panel(ax, panel, x, y, place, styles, limits, notes):
             if inside != value:
                 notes.outside.append(f"{value:.4g} ({row.get('status')})")
             elif low is not None and high is not None:
-                ends = max(low, low_end), min(high, high_end)
-                ax.plot([at, at], ends, color=colour, lw=0.9, alpha=0.35 if is_bad else 0.8)
+                bars.setdefault(0.35 if is_bad else 0.8, []).append((at, max(low, low_end), min(high, high_end)))
             fill = "none" if row.get("status") == "warn" else colour
             shape, size = ("x", 6) if is_bad else (marker, 4.5)
-            ax.plot(at, inside, shape, ms=size, mec=colour, mfc=fill, mew=1.1, clip_on=False, zorder=3)
+            marks.setdefault((shape, size, fill), []).append((at, inside))
+        for alpha, ends in bars.items():
+            ax.vlines(*zip(*ends, strict=True), color=colour, lw=0.9, alpha=alpha)
+        for (shape, size, fill), places in marks.items():
+            ax.plot(*zip(*places, strict=True), shape, ms=size, mec=colour, mfc=fill, mew=1.1, clip_on=False, zorder=3)
     if y == series.VALUE:
         for exact, truth, value in sorted(
             {(*_known(row, y), row[x]) for row in panel.rows()}, key=lambda known: str(known)
@@ -575,17 +585,47 @@ def image(figure: "Figure", suffix: str) -> bytes:
     return file.getvalue()
 
 
-def embedded(figure: "Figure") -> str:
-    """A figure as SVG text for a page: without a background, its ink in the page's colour, as wide as its place."""
-    import matplotlib
+def save(drawing: Drawing, files: Sequence[Path]) -> list[Path]:
+    """Write a figure to these files and its data as CSV beside the first; returns all of them."""
+    for path in files:
+        content = image(drawing.figure, path.suffix)
+        replace_file(path, lambda hidden, content=content: hidden.write_bytes(content))
+    data = files[0].with_suffix(".csv")
+    replace_file(data, lambda path: writer(str(data))(path, *drawing.table()))
+    return [*files, data]
 
+
+def embedded(figure: "Figure", prefix: str = "") -> str:
+    """A figure as SVG text within a page: without a background, its ink in the page's colours; the figure is spent.
+
+    Arguments:
+        figure: of matplotlib.
+        prefix: of the ids in it, which a page's figures must not share.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    for patch in (figure.patch, *(ax.patch for ax in figure.axes if not ax.images)):
+        patch.set_alpha(0)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # savefig would draw all of it twice
     with matplotlib.rc_context({"svg.hashsalt": "lambda_hat", "svg.fonttype": "none"}):
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"#000000|#1c2128", "currentColor", text)
-    return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"#000000|#1c2128", "currentColor", text[text.index("<svg") :])
+    for i, colour in enumerate(COLOURS):
+        text = text.replace(colour, f"var(--s{i}, {colour})")
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)  # a style would be the whole page's
+    used = set(re.findall(r"#([\w.-]+)", text))
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
+    wide, high = (72 * side for side in figure.get_size_inches())
+    lines = "stroke-linejoin: round; stroke-linecap: butt"
+    start = f'<svg viewBox="0 0 {wide:g} {high:g}" style="width: {SCALE * wide:.0f}px; {lines}" role="img"'
+    return re.sub(r"<svg [^>]*", start, text, count=1)
 
 
 def file_name(options: Mapping[str, str]) -> str:
