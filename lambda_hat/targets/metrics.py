@@ -29,6 +29,8 @@ class Metric(NamedTuple):
 
     def apply(self, u: Float[Array, " p"]) -> Float[Array, " p"]:
         """M u."""
+        if not self.whitens:  # XLA of jax 0.11.2 crashes over a product along an axis of no entries
+            return self.rest * u
         return self.rest * u + self.vectors @ ((self.scales - self.rest) * (u @ self.vectors))
 
     def unapply(self, v: Float[Array, " p"]) -> Float[Array, " p"]:
@@ -37,7 +39,7 @@ class Metric(NamedTuple):
 
     def known(self, u: Float[Array, " p"]) -> Float[Array, " p"]:
         """The part of u in the directions that are told apart."""
-        return self.vectors @ (u @ self.vectors)
+        return self.vectors @ (u @ self.vectors) if self.whitens else jnp.zeros_like(u)
 
     def trace(self):
         """tr M."""
