@@ -18,7 +18,7 @@ from test_cli import run_of
 from lambda_hat import store
 from lambda_hat.inspect import formats
 from lambda_hat.inspect.scan import scan
-from lambda_hat.report import draws, svg
+from lambda_hat.report import draws, header, svg
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -208,6 +208,77 @@ def test_figures_that_cannot_be_drawn_are_a_sentence(words, message, tiny, tool,
     outcome = tool("report", *words)
     assert outcome.code == 1 and message in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "runs" / "report.html").exists()
+
+
+# --- the head, and many targets ---------------------------------------------------------------------------------------
+
+
+def test_the_head_says_what_was_run_and_three_numbers(grid, tool, tmp_path):
+    assert tool("report", "sampler=laplace").code == 0
+    text = " ".join(" ".join(Page((tmp_path / "runs" / "report.html").read_text()).words).split())
+    assert "6 runs of laplace on 1 target (quadratic). What differs: nβ 5, 20; γ 1, 10, 100." in text
+    assert "5 of 6 runs can be used: 6 done (5 ok, 1 bad)" in text
+    usable = [
+        record.summary for record in scan(tmp_path / "runs") if record.sampler == "laplace" and record.verdict == "ok"
+    ]
+    means = sorted(summary.llc_mean for summary in usable)
+    assert f"{means[0]:.4g} to {means[-1]:.4g} λ̂ of 5 different estimands" in text
+    gaps = sorted(abs(summary.llc_mean / summary.truth.finite - 1) for summary in usable)
+    assert f"{100 * gaps[2]:.2g} % from the exact λ̂, the median of 5 runs" in text
+    assert text.index("What differs") < text.index("can be used") < text.index("Problems") < text.index("Overview")
+
+
+def test_problems_that_differ_in_numbers_alone_are_one_sentence():
+    listed = [("bad", f"R-hat {value} > 1.01: chains disagree") for value in ("1.1", "1.04", "inf", "2.5e+10")]
+    found = header.reasons([*listed, ("bad", "w0 left"), ("bad", "w0 left"), ("warn", "ESS 40 < 400")])
+    assert found == [
+        ("bad", 3, "R-hat 1.04 to 2.5e+10 > 1.01: chains disagree"),
+        ("bad", 2, "w0 left"),
+        ("bad", 1, "R-hat inf > 1.01: chains disagree"),
+        ("warn", 1, "ESS 40 < 400"),
+    ]
+
+
+def test_many_problems_are_counted_by_what_they_are(tiny, tool, tmp_path):
+    run = run_of(tiny, "hmc")
+    for seed in range(1, 15):
+        made = copy(run, seed)
+        path = made / "analysis.json"
+        bad = {"status": "bad", "status_reasons": [f"ESS {10 + seed} < 400: too <few> draws"]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | bad))
+        store.seal(made)
+    assert tool("report").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    assert "14 × ESS 11 to 24 &lt; 400: too &lt;few&gt; draws" in text and "of them, one by one" in text
+    assert text.count("too &lt;few&gt; draws</li>") == 15  # and each by itself
+
+
+def test_targets_are_small_figures_and_folded_sections(tiny, script, tool, tmp_path):
+    words = ("model=quadratic", "model.dim=2,3", "data.n_data=50", "seed=1,2", "sampler=laplace")
+    assert script("sample", "-m", *words).code == 0
+    assert tool("report", "sampler=laplace").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    multiples = text[text.index("λ̂ of each network") : text.index("Every target")]
+    assert (
+        multiples.count('<svg class="plot"') == 2
+        and multiples.count('class="dot s0') + multiples.count('class="cross s0') == 4
+    )
+    assert text.count('<details class="target">') == 4 and 'class="target" open' not in text
+    page = Page(text)
+    assert (
+        page.open == []
+        and {f"#t{i}" for i in (1, 2, 3, 4)} <= set(page.links)
+        and {"t1", "t2", "t3", "t4"} <= set(page.ids)
+    )
+
+
+def test_a_bad_run_stands_at_the_edge_of_a_small_figure(grid, tool, tmp_path):
+    assert tool("report", "sampler=laplace").code == 0
+    text = (tmp_path / "runs" / "report.html").read_text()
+    multiples = text[text.index("λ̂ of each network") : text.index("Every target")]
+    (cross,) = re.findall(r'<path class="cross [^"]*" d="M([\d.]+) [^"]*"><title>([^<]*)</title>', multiples)
+    assert cross[1].startswith("laplace ") and cross[1].endswith(" bad") and 300 > float(cross[0]) > 200
+    assert multiples.count("<circle") == 5
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

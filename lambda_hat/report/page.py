@@ -1,10 +1,15 @@
-"""The report: a study as one HTML file that needs nothing else. Problems come first, then tables, then figures."""
+"""The report: a study as one HTML file that needs nothing else.
+
+First what was run and what went wrong, then λ̂ by what it estimates, then figures; each target's runs are folded at the end.
+"""
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from string import Template
 from urllib.parse import quote
 
@@ -13,10 +18,10 @@ from lambda_hat.inspect import formats, groups, overview
 from lambda_hat.inspect.filters import KINDS
 from lambda_hat.inspect.records import STATES, Record, RunRecord
 from lambda_hat.inspect.table import COLUMNS
-from lambda_hat.report import curve, panels, sweeps
+from lambda_hat.report import curve, header, panels, sweeps
 from lambda_hat.report import draws as traces
+from lambda_hat.report.markup import badge, definitions, figure, table, text
 from lambda_hat.system.errors import StoreError
-from lambda_hat.system.terminal import printable
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -24,7 +29,16 @@ ORDER = ("hmc", "sgld", "mclmc", "laplace", "amclmc", "nuts", "mala")
 """Samplers in the order of their colours; others come after them."""
 
 MOST_LISTED = 12
-"""Problems that are shown before the rest is folded away."""
+"""Problems that are listed one by one; of more, those that are alike are a line, and the list is folded away."""
+
+MOST_OPEN = 2
+"""Targets whose runs are not folded away."""
+
+MOST_DRAWN = 400
+"""Runs whose draws a page shows, the most doubtful first."""
+
+MOST_MULTIPLES = 120
+"""Small figures of λ̂."""
 
 SEVERITY = ("damaged", "failed", "bad", "stale", "missing", "old", "warn", "running", "queued")
 """Statuses that are listed as problems, the worst first."""
@@ -44,23 +58,26 @@ def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[swee
     sections = [
         _target(number, members, context) for number, members in enumerate(targets.values(), 1)
     ]  # which also collects damaged traces
+    heading = ["<h2>Every target</h2>"] if context.multiples else []
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=_text(f"Study: {Path(root).resolve().name}"),
-        counted=_text(overview.counted(records)),
-        when=_text(store.now()),
+        title=text(f"Study: {Path(root).resolve().name}"),
+        what=text(header.what(records, context.differing)),
+        numbers=header.numbers(records, context.estimands),
+        when=text(store.now()),
         problems=_problems(context),
-        overview=_overview(targets, context),
-        legend=_legend(context.samplers),
+        overview=_overview(context),
+        legend=_legend(context),
         sections="\n".join(
-            [*(sweeps.section(i, figure) for i, figure in enumerate(drawn)), *_curves(records, context), *sections]
+            [
+                *(sweeps.section(i, each) for i, each in enumerate(drawn)),
+                *_curves(records, context),
+                *_multiples(context),
+                *heading,
+                *sections,
+            ]
         ),
-        shared=_definitions(overview.shared(records, context.differing)),
+        shared=definitions(overview.shared(records, context.differing)),
     )
-
-
-def _text(value):
-    """Text for HTML; what came out of a file may hold anything."""
-    return escape(printable(value), True)
 
 
 class _Context:
@@ -73,17 +90,26 @@ class _Context:
         self.estimands = groups.estimands(records)
         self.folder = Path(os.path.abspath(path)).parent
         self.records, self.damaged = records, {}
+        self.number = {target: i for i, target in enumerate(groups.by_target(records), 1)}
+        self.alike: dict = {}  # records by the settings of their target but for its seed
+        for record in records:
+            estimand = self.estimands[record.name]
+            self.alike.setdefault((estimand.target, estimand.target_version), []).append(record)
+        self.parts = [(members, list(_parts(members, self))) for members in self.alike.values()]
+        done = [[title for title, part in parts if any(record.summary for record in part)] for _, parts in self.parts]
+        self.multiples = len(self.number) > 1 or any(len(titles) > 1 for titles in done)
+        self.chosen = _chosen(self)
 
     def css(self, record: Record) -> str:
         """The class that gives a run's sampler its colour."""
         return f"s{self.samplers.index(record.sampler or '') % 8}"
 
-    def link(self, directory: Path, text: str) -> str:
+    def link(self, directory: Path, name: str) -> str:
         """A link to something in the store, or its name alone where there is nothing."""
         if directory.is_symlink() or not directory.is_dir():
-            return _text(text)
+            return text(name)
         address = os.path.relpath(directory, self.folder).replace(os.sep, "/")
-        return f'<a href="{escape(quote(os.fsencode(address)), True)}">{_text(text)}</a>'
+        return f'<a href="{escape(quote(os.fsencode(address)), True)}">{text(name)}</a>'
 
     def draws(self, record: RunRecord) -> traces.Draws | None:
         """The draws of a run; None where its trace is damaged, which is then listed."""
@@ -92,6 +118,23 @@ class _Context:
         except StoreError as error:
             self.damaged[record.name] = str(error)
             return None
+
+
+def _chosen(context):
+    """Names of the runs whose draws are shown: as many of each sampler, target and estimand, the most doubtful first."""
+    cells: dict = {}
+    for _, parts in context.parts:
+        for title, members in parts:
+            for record in members:
+                if record.summary and record.summary.llc_mean is not None:
+                    cells.setdefault((record.target_id, title, record.sampler), []).append(record)
+    share = max(1, MOST_DRAWN // max(1, len(cells)))
+    chosen = [record.name for members in cells.values() for record in sorted(members, key=_doubt, reverse=True)[:share]]
+    return set(chosen[:MOST_DRAWN])
+
+
+def _doubt(record):
+    return groups.VERDICTS.index(record.verdict), record.summary.rhat or math.inf
 
 
 # --- problems, and the whole at a glance ------------------------------------------------------------------------------
@@ -105,40 +148,66 @@ def _problems(context):
         if record.word in SEVERITY
     ]
     by_name = {record.name: record for record in context.records}
-    listed += [(0, _problem(by_name[name], "damaged", text, context)) for name, text in context.damaged.items()]
+    listed += [(0, _problem(by_name[name], "damaged", said, context)) for name, said in context.damaged.items()]
     if not listed:
         return '<p class="fine">No problems.</p>'
     items = [item for _, item in sorted(listed, key=lambda pair: pair[0])]
-    first, rest = items[:MOST_LISTED], items[MOST_LISTED:]
-    folded = f"<details><summary>{len(rest)} more</summary><ul>{''.join(rest)}</ul></details>" if rest else ""
-    return f"<ul>{''.join(first)}</ul>{folded}"
+    if len(items) <= MOST_LISTED:
+        return f"<ul>{''.join(items)}</ul>"
+    said = [
+        (SEVERITY.index(record.word), record.word, note)
+        for record in context.records
+        if record.word in SEVERITY
+        for note in dict.fromkeys(record.notes or ["no reason is known"])
+    ]
+    said += [(0, "damaged", note) for note in context.damaged.values()]
+    kinds = header.reasons((word, note) for _, word, note in sorted(said))
+    lines = [f"<li>{badge(word)} {count} × {text(sentence)}</li>" for word, count, sentence in kinds]
+    rest = f"<details><summary>{len(lines) - MOST_LISTED} more kinds</summary><ul>{''.join(lines[MOST_LISTED:])}</ul></details>"
+    return (
+        f"<ul>{''.join(lines[:MOST_LISTED])}</ul>{rest if len(lines) > MOST_LISTED else ''}"
+        f"<details><summary>All {len(items)} of them, one by one</summary><ul>{''.join(items)}</ul></details>"
+    )
 
 
-def _problem(record, word, text, context):
-    return f"<li>{_badge(word)} {context.link(record.directory, record.short)} {_text(text)}</li>"
+def _problem(record, word, said, context):
+    return f"<li>{badge(word)} {context.link(record.directory, record.short)} {text(said)}</li>"
 
 
-def _badge(word):
-    return f'<span class="badge {_text(word)}">{_text(word)}</span>'
-
-
-def _overview(targets, context):
-    """For each target a line with its name and the known values, and one for each sampler and estimand."""
-    lines = []
-    for number, members in enumerate(targets.values(), 1):
-        lines.append([f'<a href="#t{number}">{_text(_name(members, context))}</a> {_text(_truth_text(members))}'])
-        for title, part in _parts(members, context):
+def _overview(context):
+    """For each target, its seeds together, a line with its name and the known values, and one for each estimand and sampler."""
+    lines, exact = [], False
+    for members, parts in context.parts:
+        known = _truth_text(members)
+        lines.append([f"{_targets_links(members, context)} {text(known)}"])
+        for title, part in parts:
             for sampler in context.samplers:
                 if runs := [record for record in part if record.sampler == sampler]:
                     lines.append(_sampler_line(sampler, title, runs, context))
+                    exact = exact or lines[-1][-1] != formats.DASH
+    head = ["sampler", "estimand", "runs", "mean λ̂", "status", "MCSE of a run", "sd between runs", "from exact λ̂"]
     titled = any(len(line) > 1 and line[1] for line in lines)
-    header = ["sampler", "estimand", "runs", "mean λ̂", "status", "MCSE of a run", "sd between runs"]
-    if not titled:
-        header, lines = header[:1] + header[2:], [line if len(line) == 1 else line[:1] + line[2:] for line in lines]
+    kept = [i for i in range(len(head)) if (i != 1 or titled) and (i != len(head) - 1 or exact)]
+    lines = [line if len(line) == 1 else [line[i] for i in kept] for line in lines]
     note = (
-        "Means are over runs that are not bad (bad ones where there are no others), and never over different estimands."
+        "Means are over runs that are not bad (bad ones where there are no others), seeds of targets that are otherwise alike "
+        "included, and never over different estimands."
     )
-    return _table(header, lines, left=3 if titled else 2) + f'<p class="note">{note}</p>'
+    return table([head[i] for i in kept], lines, left=3 if titled else 2) + f'<p class="note">{note}</p>'
+
+
+def _targets_links(records, context):
+    """The name of targets that differ in their seed at most, with a link to each."""
+    targets = groups.by_target(records)
+    first = f"#t{context.number[next(iter(targets))]}"
+    if len(targets) == 1:
+        return f'<a href="{first}">{text(_name(records, context))}</a>'
+    name = text(_name(records, context, ("model", "data", "training")))
+    seeds = [
+        f'<a href="#t{context.number[target]}">{text(formats.setting(members[0].settings.get("seed", target)))}</a>'
+        for target, members in targets.items()
+    ]
+    return f"{name}, seeds {' '.join(seeds)}"
 
 
 def _parts(records, context):
@@ -169,17 +238,28 @@ def _rounded(value):
 
 
 def _sampler_line(sampler, title, records, context):
-    counts = ((word, sum(record.word == word for record in records)) for word in (*groups.VERDICTS, *STATES[1:]))
     statistics = groups.summarise(records)
     return [
-        f'<span class="key {context.css(records[0])}">{_text(sampler)}</span>',
-        _text(title),
-        " ".join(f"{_badge(word)}&thinsp;{count}" for word, count in counts if count),
+        f'<span class="key {context.css(records[0])}">{text(sampler)}</span>',
+        text(title),
+        _counts(records),
         formats.number(statistics.llc_mean, ".5g"),
-        _badge(statistics.status) if statistics.llc_mean is not None else formats.DASH,
+        badge(statistics.status) if statistics.llc_mean is not None else formats.DASH,
         formats.number(statistics.llc_mcse, ".2g"),
         formats.number(statistics.llc_scatter, ".2g"),
+        _gap([record for record in records if record.verdict != "bad"] or records),
     ]
+
+
+def _counts(records):
+    """How many there are of each status."""
+    counts = Counter(record.word for record in records)
+    return " ".join(f"{badge(word)}&thinsp;{counts[word]}" for word in (*groups.VERDICTS, *STATES) if counts[word])
+
+
+def _gap(records):
+    gaps = [gap for record in records if (gap := header.gap_of(record)) is not None]
+    return f"{100 * fmean(gaps):+.2g} %" if gaps else formats.DASH
 
 
 def _truth_text(records):
@@ -190,41 +270,26 @@ def _truth_text(records):
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _name(records, context):
+def _name(records, context, parts=("model", "data", "training", "seed")):
     """A target in a few words: the settings in which targets differ, or its id."""
-    keys = groups.varying(context.records, ("model", "data", "training", "seed"))
+    keys = [key for key in context.differing if key.partition(".")[0] in parts]
     settings = {key: value for record in records for key, value in record.settings.items()}
-    parts = [
+    named = [
         formats.setting(settings[key])
         if key in KINDS.values()
         else f"{key.partition('.')[2] or key} {formats.setting(settings[key])}"
         for key in keys
         if key in settings and key not in ("training.kind", "data.kind")
     ]
-    return ", ".join(parts) or records[0].target_id
+    return ", ".join(named) or records[0].target_id
 
 
-def _legend(samplers):
-    keys = [f'<span class="key s{i % 8}">{_text(name)}</span>' for i, name in enumerate(samplers)]
-    keys += ['<span class="key exact">exact λ̂ at this n, β, γ</span>', '<span class="key truth">λ (n → ∞)</span>']
+def _legend(context):
+    keys = [f'<span class="key s{i % 8}">{text(name)}</span>' for i, name in enumerate(context.samplers)]
+    finite, truths = panels.known(context.records)
+    keys += ['<span class="key exact">exact λ̂ at this n, β, γ</span>'] if finite else []
+    keys += ['<span class="key truth">λ (n → ∞)</span>'] if truths else []
     return "".join(keys)
-
-
-def _table(header, lines, left):
-    """An HTML table; the first `left` columns are text, and a line of one cell is a heading within it."""
-    side = lambda i: ' class="w"' if i < left else ""
-    head = "".join(f"<th{side(i)}>{_text(name)}</th>" for i, name in enumerate(header))
-    body = "".join(
-        f'<tr><td class="w group" colspan="{len(header)}"><div>{line[0]}</div></td></tr>'
-        if len(line) == 1
-        else "<tr>" + "".join(f"<td{side(i)}>{cell}</td>" for i, cell in enumerate(line)) + "</tr>"
-        for line in lines
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
-    return "<dl>" + "".join(f"<dt>{_text(a)}</dt><dd>{_text(b)}</dd>" for a, b in pairs) + "</dl>"
 
 
 # --- along training ---------------------------------------------------------------------------------------------------
@@ -233,16 +298,37 @@ def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
 def _curves(records, context):
     """A section for each network that is sampled at several steps of its training."""
     for number, group in enumerate(curve.along_training(records), 1):
-        drawings = "".join(_figure(caption, svg) for caption, svg in curve.figures(group, context).items())
+        drawings = "".join(figure(caption, svg) for caption, svg in curve.figures(group, context).items())
         seeds = len({record.settings.get("seed") for record in group})
         steps = sorted({step for record in group if (step := curve.step_of(record)) is not None})
         about = (
             f"{len(group)} runs at {len(steps)} steps from {steps[0]} to {steps[-1]}, {seeds} seed{'s' * (seeds > 1)}"
         )
         yield (
-            f'<section id="c{number}"><h2>Along training</h2><p class="note">{_text(about)}; step 0 is drawn at the left end. '
+            f'<section id="c{number}"><h2>Along training</h2><p class="note">{text(about)}; step 0 is drawn at the left end. '
             f'w0 is no minimum before the end: λ̂ may be negative there.</p><div class="figures">{drawings}</div></section>'
         )
+
+
+# --- small multiples --------------------------------------------------------------------------------------------------
+
+
+def _multiples(context):
+    """A small figure of λ̂ for each network and its data, where there is more than one thing that is estimated."""
+    if not context.multiples:
+        return
+    drawings = []
+    for members, parts in context.parts:
+        shown = [(title, [r for r in part if r.summary and r.summary.llc_mean is not None]) for title, part in parts]
+        if shown := [(title, part) for title, part in shown if part]:
+            caption = f"<figcaption>{_targets_links(members, context)}</figcaption>"
+            drawings.append(f"<figure>{caption}{panels.multiple(shown, context)}</figure>")
+    left = len(drawings) - MOST_MULTIPLES
+    note = "Each mark is a run with its 95 % interval. Hollow: warn. Cross: bad; one outside the axes stands at their edge."
+    note += f" {left} more are in the table above alone." if left > 0 else ""
+    if drawings:
+        figures = f'<div class="figures">{"".join(drawings[:MOST_MULTIPLES])}</div>'
+        yield f'<section><h2>λ̂ of each network</h2><p class="note">{note}</p>{figures}</section>'
 
 
 # --- a target ---------------------------------------------------------------------------------------------------------
@@ -254,27 +340,37 @@ def _target(number, records, context):
     about = overview.describe_target(records, [key for key in context.differing if key not in keys])
     directory = records[0].directory.parent if records[0].run_id else records[0].directory
     done = [record for record in records if record.summary and record.summary.llc_mean is not None]
-    draws = {record.name: read for record in done if (read := context.draws(record)) is not None}
-    sampled = [record for record in done if record.name in draws and record.summary.llc_mcse is not None]
+    chosen = [record for record in done if record.name in context.chosen]
+    draws = {record.name: read for record in chosen if (read := context.draws(record)) is not None}
+    sampled = [record for record in chosen if record.name in draws and record.summary.llc_mcse is not None]
+    summary = f"{text(_name(records, context))} {_counts(records)}"
+    is_open = " open" * (len(context.number) <= MOST_OPEN)
     parts = [
-        f'<section id="t{number}"><h2>{_text(_name(records, context))}</h2>',
-        f'<p class="note">{context.link(directory, records[0].target_id)} {_text(about)}</p>',
+        f'<details class="target"{is_open}><summary>{summary}</summary><section id="t{number}">',
+        f'<p class="note">{context.link(directory, records[0].target_id)} {text(about)}</p>',
         _runs_table(records, keys, context),
     ]
+    if len(chosen) < len(done):
+        parts.append(
+            f'<p class="note">Draws of {len(chosen)} of {len(done)} runs are shown, the most doubtful of each sampler.</p>'
+        )
     for title, members in _parts(done, context):
-        parts.append(f"<h3>{_text(title)}</h3>" if title else "")
-        parts.append(_figures(members, [record for record in sampled if record in members], draws, keys, context))
-    return "\n".join([*parts, _chains(sampled, draws, keys, context), _provenance(records), "</section>"])
+        names = {record.name for record in members}
+        parts.append(f"<h3>{text(title)}</h3>" if title else "")
+        parts.append(_figures(members, [record for record in sampled if record.name in names], draws, keys, context))
+    return "\n".join([*parts, _chains(sampled, draws, keys, context), _provenance(records), "</section></details>"])
 
 
 def _figures(done, sampled, draws, keys, context):
-    figures = [_figure("λ̂ by sampler, with its 95 % interval", panels.forest(done, keys, context))]
+    figures = []
+    if not context.multiples:
+        figures.append(figure("λ̂ by sampler, with its 95 % interval", panels.forest(done, keys, context)))
     if sampled:
         drawings = (panels.convergence(sampled, draws, name, label, context) for name, label in _AXES)
         figures.append(
-            _figure("Running mean of every run's draws, against gradients and against time", "".join(drawings))
+            figure("Running mean of every run's draws, against gradients and against time", "".join(drawings))
         )
-        figures.append(_figure("Work-normalised variance: MCSE² × work, less is better", panels.work(sampled, context)))
+        figures.append(figure("Work-normalised variance: MCSE² × work, less is better", panels.work(sampled, context)))
     return f'<div class="figures">{"".join(figures)}</div>'
 
 
@@ -297,7 +393,7 @@ def _runs_table(records, keys, context):
     header += ["ESS", "R-hat", "gradients", "time", "MCSE²·gradients", "MCSE²·s", "directory"]
     lines = [_run_line(record, keys, context) for record in records]
     shown = [i for i in range(len(header)) if any(line[i] != formats.DASH for line in lines)]
-    return _table([header[i] for i in shown], [[line[i] for i in shown] for line in lines], left=2)
+    return table([header[i] for i in shown], [[line[i] for i in shown] for line in lines], left=2)
 
 
 def _run_line(record, keys, context):
@@ -305,9 +401,9 @@ def _run_line(record, keys, context):
     mean, error, ess, rhat = record.current
     finite = summary.truth.finite if summary and summary.truth else None
     return [
-        f'<span class="key {context.css(record)}">{_text(record.sampler)}</span>' if record.sampler else "",
-        f'<span title="{_text("; ".join(record.notes))}">{_badge(record.word)}</span>',
-        *(_text(formats.setting(record.settings.get(key))) for key in keys),
+        f'<span class="key {context.css(record)}">{text(record.sampler)}</span>' if record.sampler else "",
+        f'<span title="{text("; ".join(record.notes))}">{badge(record.word)}</span>',
+        *(text(formats.setting(record.settings.get(key))) for key in keys),
         formats.estimate(mean, error),
         formats.interval(*summary.llc_interval95) if summary else formats.DASH,
         formats.number(summary.llc_raw if summary else None, ".5g"),
@@ -321,10 +417,6 @@ def _run_line(record, keys, context):
     ]
 
 
-def _figure(title, drawing):
-    return f"<figure><figcaption>{_text(title)}</figcaption>{drawing}</figure>"
-
-
 # --- chains -----------------------------------------------------------------------------------------------------------
 
 
@@ -335,11 +427,11 @@ def _chains(records, draws, keys, context):
         runs = [record for record in records if record.sampler == sampler]
         if not runs:
             continue
-        worst = max(runs, key=lambda run: (groups.VERDICTS.index(run.verdict), run.summary.rhat or math.inf))
+        worst = max(runs, key=_doubt)
         which = "" if len(runs) == 1 else f", the most doubtful of {len(runs)}"
         name = panels.label(worst, keys)
-        parts.append(_figure(f"{name}{which}: trace", panels.trace(worst, draws[worst.name])))
-        parts.append(_figure(f"{name}: ranks by chain, flat where chains agree", panels.ranks(draws[worst.name])))
+        parts.append(figure(f"{name}{which}: trace", panels.trace(worst, draws[worst.name])))
+        parts.append(figure(f"{name}: ranks by chain, flat where chains agree", panels.ranks(draws[worst.name])))
     if not parts:
         return ""
     drawn = [record for record in records if (record.directory / "diagnostics").is_dir()]
@@ -364,15 +456,15 @@ def _provenance(records):
         provenance = record.summary.provenance if record.summary else None
         for key, value in vars(provenance).items() if provenance else ():
             if key != "log" and value is not None:
-                text = (
+                shown = (
                     ", ".join(f"{name} {each}" for name, each in value.items())
                     if isinstance(value, dict)
                     else str(value)
                 )
-                sources.setdefault(key, {})[text] = None
+                sources.setdefault(key, {})[shown] = None
     lines += [(key, " | ".join(each)) for key, each in sources.items()]
     made = sorted(
         record.summary.created_at for record in records if record.summary and record.summary.created_at is not None
     )
     lines += [("made", f"{formats.time(made[0])} to {formats.time(made[-1])}")] if made else []
-    return f"<details><summary>Configuration and provenance</summary>{_definitions(lines)}</details>"
+    return f"<details><summary>Configuration and provenance</summary>{definitions(lines)}</details>"

@@ -84,6 +84,48 @@ def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) 
     return plot.svg("; ".join(described(record, keys) for record in records)) + note
 
 
+def multiple(parts: Sequence[tuple[str, Sequence[RunRecord]]], context: Context) -> str:
+    """λ̂ of all runs of a network, a row for each thing that is estimated or, where that is one, for each sampler.
+
+    Runs that are bad do not stretch the axis.
+
+    Arguments:
+        parts: title and runs of each row.
+        context: of the page.
+    """
+    records = [record for _, members in parts for record in members]
+    finite, truths = known(records)
+    good = [record.result for record in records if record.verdict != "bad"] or [record.result for record in records]
+    ends = value_range(end for each in good for end in (each.llc_mean, *each.llc_interval95))
+    low, high = value_range([*ends, *(value for value in [*finite, *truths] if 3 * ends[0] < value + 2 * ends[1])], 0.0)
+    samplers = [name for name in context.samplers if any(record.sampler == name for record in records)]
+    if len(parts) == 1:
+        parts = [(name, [record for record in records if record.sampler == name]) for name in samplers]
+        samplers = [""]
+    every = -(-len(parts) // MOST_NAMED)
+    names = [(-i, _short(title)) for i, (title, _) in enumerate(parts) if title and i % every == 0]
+    plot = svg.Plot(
+        value_range((low, high), 0.03),
+        (0.6 - len(parts), 0.6),
+        xlabel="λ̂",
+        height=54 + len(parts) * max(6, min(17 + 5 * len(samplers), 1400 // len(parts))),
+        left=14 + 6 * max((len(name) for _, name in names), default=0),
+        names=names,
+    )
+    _mark_known(plot.down, finite, truths)
+    for i, (_, members) in enumerate(parts):
+        for record in members:
+            result, css = record.result, f"{context.css(record)} {record.verdict}"
+            at = -i - (0.7 * ((samplers.index(record.sampler) + 0.5) / len(samplers) - 0.5) if len(samplers) > 1 else 0)
+            text = f"{record.sampler} {formats.estimate(result.llc_mean, result.llc_mcse)} {record.word}"
+            place = min(max(result.llc_mean or 0.0, low), high)
+            left, right = (None if end is None else min(max(end, low), high) for end in result.llc_interval95)
+            if left is not None and right is not None and place == result.llc_mean:
+                plot.interval(left, right, at, css)
+            (plot.cross if record.verdict == "bad" else plot.point)(place, at, css, text)
+    return plot.svg(f"λ̂ of {len(records)} runs")
+
+
 def _mark_known(mark, finite, truths):
     for value in finite:
         mark(value, "exact", f"exact λ̂ at this n, β, γ: {value:.5g}")

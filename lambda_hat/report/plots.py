@@ -484,7 +484,7 @@ def _heat_map(
                 continue
             red, green, blue, _ = drawn.cmap(norm(value))
             light = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
-            ax.text(j, i, _short(value), ha="center", va="center", fontsize=8, color="black" if light else "white")
+            ax.text(j, i, _short(value), ha="center", va="center", fontsize=8, color="#111111" if light else "white")
     _grid_axes(ax, grid)
     figure.colorbar(drawn, ax=ax, label=title, shrink=0.9)
 

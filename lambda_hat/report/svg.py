@@ -130,6 +130,9 @@ class Plot:
             f'height="{max(0.0, self.y(y1) - self.y(y0)):.1f}"/>'
         )
 
+    def _ticks(self):
+        return [(value, tick_text(value)) for value in self.y.ticks(5)] if self._names is None else self._names
+
     def svg(self, label):
         """The figure; `label` is its text alternative for screen readers."""
         height = self._height + TOP + BOTTOM
@@ -139,7 +142,7 @@ class Plot:
             x = self._left + self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
             parts.append(f'<text x="{x:.1f}" y="{bottom + 13}" text-anchor="middle">{tick_text(value)}</text>')
-        for value, name in self._names or [(value, tick_text(value)) for value in self.y.ticks(5)]:
+        for value, name in self._ticks():
             y = bottom - self.y(value)
             if self._names is None:
                 parts.append(
