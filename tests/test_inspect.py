@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -805,6 +806,46 @@ def test_what_a_run_and_its_target_hold_is_what_was_published(tiny, tmp_path, mo
     assert target.meta.dims.p == sum(value.size for value in target.params.values()) == 2
     assert {len(value) for value in target.data.values()} == {target.meta.dims.n} == {60}
     assert run.target == target
+
+
+def test_a_notebook_shows_what_a_run_and_a_target_are(tiny):
+    run, target = lambda_hat.open_run(run_of(tiny, "hmc")), lambda_hat.open_target(tiny)
+    summary, shown = run.result, run._repr_html_()
+    for text in (
+        formats.estimate(summary.llc_mean, summary.llc_mcse),
+        formats.interval(*summary.llc_interval95),
+        f"exact λ̂ {summary.truth.finite:.5g}",
+        f"γ = {summary.estimand.gamma:g}",
+        f"{summary.total_fges:.0f} full-data gradients",
+        f"{tiny.name}/{run.run_id}",
+        "sampler.draws",
+    ):
+        assert text in shown, text
+    assert f'">{run.word}' in shown and "color: #" in shown
+    shown = target._repr_html_()
+    for text in (
+        tiny.name,
+        "quadratic",
+        "p = 2 parameters, n = 60 pairs",
+        f"{target.meta.metrics.L0:.5g}",
+        "λ = 1",
+        "data.n_data",
+    ):
+        assert text in shown, text
+
+
+def test_no_name_or_reason_reaches_a_notebook_as_html(tiny):
+    run, target = lambda_hat.open_run(run_of(tiny, "hmc")), lambda_hat.open_target(tiny)
+    hostile = "<img src=x onerror=alert(1)>\x1b[2J\"'&"
+    for record in (run, target):
+        record.directory = record.directory / hostile
+        record.notes = [hostile]
+        record.settings = {"model.kind": hostile, "data.kind": "x", hostile: [hostile]}
+        shown = record._repr_html_()
+        assert "<img" not in shown and "\x1b" not in shown and shown.count("&lt;img src=x onerror") >= 5
+        assert set(re.findall(r"<(\w+)", shown)) <= {"table", "tr", "th", "td", "details", "summary"}
+    run.summary, run.state = None, "running"
+    assert "running" in run._repr_html_() and "λ̂" not in run._repr_html_()
 
 
 def test_what_is_damaged_is_a_sentence_when_it_is_asked_for(tiny, tmp_path):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lambda_hat import store
 from lambda_hat.analysis.summary import ESTIMATOR, Summary, Verdict, read_record
+from lambda_hat.inspect import formats
+from lambda_hat.system import notebook
 from lambda_hat.system.errors import StoreError
 from lambda_hat.system.terminal import program
 
@@ -234,6 +236,25 @@ class TargetRecord(Record):
         """The data by name."""
         return self._arrays("data.npz")
 
+    def _repr_html_(self):
+        meta = self.meta
+        rows = {
+            "target": self.target_id,
+            "state": "; ".join([self.state, *self.notes]),
+            **_kinds(self.settings, "model", "data"),
+        }
+        if meta:
+            known = f"λ = {meta.truth.learning_coefficient:g}" if meta.truth else ""
+            rows |= {
+                "size": f"p = {meta.dims.p} parameters, n = {meta.dims.n} pairs",
+                "L_n(w0)": formats.number(meta.metrics.L0, ".5g"),
+                "noise scale": "" if meta.noise_scale is None else f"{meta.noise_scale:.4g}",
+                "known": known,
+                "built in": "" if meta.walltime_sec is None else formats.duration(meta.walltime_sec),
+                "made": "" if meta.created_at is None else formats.time(meta.created_at),
+            }
+        return notebook.table(rows | {"directory": str(self.directory)}, folded={"Settings": _shown(self.settings)})
+
     def _arrays(self, name):
         store.check_hash(self.directory / name)
         return store.read_arrays(self.directory / name)
@@ -267,6 +288,27 @@ class RunRecord(Record):
             raise StoreError(f"{self.directory}: there is no finished run, so it has no result.")
         return self.summary
 
+    def _repr_html_(self):
+        summary = self.summary
+        rows = {"run": self.short, "status": "; ".join([self.word, *self.notes])}
+        if summary:
+            estimand = summary.estimand
+            truth = [f"exact λ̂ {summary.truth.finite:.5g}"] * bool(summary.truth and summary.truth.finite is not None)
+            truth += [f"λ {summary.truth.learning_coefficient:g}"] if summary.truth else []
+            rows |= {
+                "λ̂ ± MCSE": formats.estimate(summary.llc_mean, summary.llc_mcse),
+                "95 %": formats.interval(*summary.llc_interval95),
+                "known": ", ".join(truth),
+                "ESS": formats.number(summary.ess, ".0f"),
+                "R-hat": formats.number(summary.rhat, ".4f"),
+                "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
+                "restricted": "; ".join(summary.restrictions()),
+                "sampler": f"{self.sampler}, {summary.chains} chains of {summary.draws} draws",
+                "work": f"{summary.total_fges:.0f} full-data gradients, {formats.duration(summary.walltime_sec)}",
+            }
+        rows |= {**_kinds(self.settings, "model", "data"), "directory": str(self.directory)}
+        return notebook.table(rows, self.word, {"Settings": _shown(self.settings)})
+
     @cached_property
     def trace(self) -> "Trace":
         """The recorded draws."""
@@ -278,6 +320,16 @@ class RunRecord(Record):
     def target(self) -> TargetRecord:
         """The target that the run is of."""
         return open_target(self.directory.parent)
+
+
+def _shown(settings):
+    return [(key, formats.setting(value)) for key, value in settings.items()]
+
+
+def _kinds(settings, *names):
+    """Each group's kind, such as `model`: `mlp`."""
+    found = {name: settings.get(f"{name}.kind") for name in names}
+    return {name: formats.setting(kind) for name, kind in found.items() if kind is not None}
 
 
 def open_target(path: str | os.PathLike) -> TargetRecord:

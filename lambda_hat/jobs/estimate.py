@@ -1,6 +1,5 @@
 """The front door in Python: λ̂ of a function of a pytree of parameters on arrays of data, without configuration files."""
 
-import html
 import importlib.metadata
 import logging
 import os
@@ -22,7 +21,7 @@ from lambda_hat.analysis.summary import Summary
 from lambda_hat.config import hydra_glue, messages
 from lambda_hat.config.options import options as names_of
 from lambda_hat.jobs import kept
-from lambda_hat.system import devices, home
+from lambda_hat.system import devices, home, notebook
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, custom, restriction
 from lambda_hat.targets.models import Params
@@ -132,8 +131,7 @@ class Estimate:
             **({"restricted": "; ".join(found)} if (found := self.summary.restrictions()) else {}),
             "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
         }
-        cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
-        return f"<table>{cells}</table>"
+        return notebook.table(rows, self.status)
 
 
 def _text(value, pattern):
