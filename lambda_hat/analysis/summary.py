@@ -563,25 +563,41 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 
 
 def _record_reader(cls: type) -> Callable[[Any], Any]:
+    """Of a dataclass; most of what is read are numbers, which are taken as they are without a call each."""
     hints = get_type_hints(cls)
-    steps = [(each, _key(each), _reader(hints[each.name]), each.metadata.get("inline")) for each in fields(cls)]
+    steps = [
+        (each.name, _key(each), _reader(hints[each.name]), each.metadata.get("inline"), hints[each.name] in _FLOATS)
+        for each in fields(cls)
+    ]
+    defaults = {each.name: each.default for each in fields(cls) if each.default is not MISSING}
 
     def read(value):
-        value, given = _object(value), {}
-        for each, key, reader, inline in steps:
+        value, given = _object(value), defaults.copy()
+        for name, key, reader, inline, is_float in steps:
             if inline:
-                given[each.name] = reader(value)
+                given[name] = reader(value)
             elif key in value:
+                inner = value[key]
+                if is_float and type(inner) is float and -LARGEST <= inner <= LARGEST:
+                    given[name] = inner
+                    continue
                 try:
-                    given[each.name] = reader(value[key])
+                    given[name] = reader(inner)
                 except _Wrong as wrong:
                     wrong.path.append(key)
                     raise
-            elif each.default is MISSING:
+            elif name not in defaults:
                 raise _Wrong(f"lacks {key}")
-        return cls(**given)
+        made = object.__new__(cls)
+        made.__dict__.update(
+            given
+        )  # what its __init__ would do, which costs a call for each field of a frozen dataclass
+        return made
 
     return read
+
+
+_FLOATS = (float, float | None)
 
 
 def _refuse(value: Any, expected: str) -> Any:
@@ -618,13 +634,18 @@ def _bool(value: Any) -> bool:
 
 
 def _str(value: Any) -> str:
-    if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value):
+    if isinstance(value, str) and (value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)):
         return value
     return _refuse(value, "text")
 
 
 def _numbers(value: Any) -> dict[str, float]:
     return {_str(key): _float(inner) for key, inner in _object(value).items()}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is text of ASCII letters, which most settings are."""
+    return type(value) is str and value.isascii()
 
 
 def _settings(value: Any, depth: int = 0) -> Any:
@@ -634,7 +655,10 @@ def _settings(value: Any, depth: int = 0) -> Any:
     if depth > DEPTH:
         raise _Wrong("is nested too deeply")
     if isinstance(value, dict):
-        return {_str(key): _settings(inner, depth + 1) for key, inner in value.items()}
+        return {
+            (key if _is_plain(key) else _str(key)): inner if _is_plain(inner) else _settings(inner, depth + 1)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [_settings(inner, depth + 1) for inner in value]
     if isinstance(value, str):

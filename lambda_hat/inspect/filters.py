@@ -24,7 +24,8 @@ STATUSES = (*STATES, "ok", "warn", "bad")
 
 def setting_names(records: Iterable[Record]) -> dict[str, None]:
     """Every setting that any of these records has, in their order."""
-    return dict.fromkeys(key for record in records for key in record.settings)
+    kinds = dict.fromkeys(tuple(record.settings) for record in records)  # few, of however many records
+    return dict.fromkeys(key for names in kinds for key in names)
 
 
 def resolve(key: str, known: Iterable[str]) -> str:

@@ -48,8 +48,8 @@ def varying(records: Iterable[Record], groups: Sequence[str] = tuple(NEVER_NULL)
 
 
 def _differ(settings, key):
-    values = [each.get(key) for each in settings]
-    return values.count(values[0]) != len(values)
+    first = settings[0].get(key)
+    return any(each.get(key) != first for each in settings)
 
 
 def knows(record: Record, group: str) -> bool:

@@ -480,7 +480,7 @@ def _checked(path, content):
         lines, _, last = content.sums.rpartition(b"# ")
         line = f"{hashlib.sha256(content.record).hexdigest()}  {path.name}".encode()
         if last.strip() == hashlib.sha256(lines).hexdigest().encode() and line in lines.splitlines():
-            return store.parse_object(path, content.record)
+            return store.parse_object(path, content.record, numbers_are_checked=True)  # by `read_record`
     return store.read_json(path)
 
 

@@ -4,9 +4,11 @@ A published directory is done, whatever else there is; after that count a living
 failure, and leftovers. Every number shown comes out of a file that matches its hash; one that does not makes its record `damaged`.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +44,23 @@ def scan(root: str | os.PathLike, job_states: Callable[[Iterable[str]], JobState
         StoreError: where there is no such directory.
     """
     root = existing(root)
+    with _without_collection():
+        return _records(root, job_states)
+
+
+@contextmanager
+def _without_collection():
+    """No search for circular garbage: records are many and none of it, and the search takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _records(root, job_states):
     base = root / "targets"
     targets_there = entries(base, store.TARGET_ID)
     runs_there = dict(

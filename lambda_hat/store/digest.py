@@ -62,10 +62,12 @@ def version_of(stage: str, values: Iterable[Any], name: str) -> int | None:
 
 def plain(value: Any) -> Any:
     """Dataclasses as dictionaries, wherever they stand in nested dictionaries, without what is not hashed, such as paths."""
+    if isinstance(value, dict):
+        return {k: v if isinstance(v, (str, float, int)) else plain(v) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         unhashed = {f.name for f in fields(value) if not f.metadata.get("hashed", True)}
         return {k: v for k, v in asdict(value).items() if k not in unhashed}
-    return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+    return value
 
 
 def _without_null(value):

@@ -25,6 +25,7 @@ COMMANDS = (
     ("results.py",),
     ("results.py", "groupby=sampler,model.dim"),
     ("results.py", "--csv"),
+    ("report.py",),
     ("store.py", "du"),
 )
 
