@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from scipy import special, stats
 
+from lambda_hat.system import devices
 from lambda_hat.targets import losses, models
 
 SIGMA, DF, N = 0.3, 4.0, 151
@@ -130,6 +131,22 @@ def test_rows_hold_each_pair_once():
         np.testing.assert_array_equal(np.asarray(rows.x)[..., 0].ravel()[real], np.arange(n))
         assert np.sum(rows.weight) == pytest.approx(1, rel=1e-12)
         assert rows.weight.shape[0] == 1 or rows.weight.shape[0] % multiple == 0
+
+
+def test_chunks_fill_a_cache_and_large_weights_are_read_for_more_rows():
+    assert losses.chunk_rows(10**5, 100, "float32", 10**4) == 2**17 // 400
+    assert losses.chunk_rows(10**5, 1000, "float32", 10**6) == losses.ROWS
+    assert losses.chunk_rows(10**5, 10**5, "float32", 10**6) == 64  # convolutions, which use a weight in many places
+    assert losses.chunk_rows(100, 1000, "float32", 10**6) == 100
+
+
+def test_a_gpu_does_all_chains_in_chunks_that_fit_its_memory(monkeypatch):
+    monkeypatch.setattr(losses.devices, "on_cpu", lambda: False)
+    assert devices.memory(2**34) == 2**34  # which a CPU does not tell
+    one, many = (losses.chunk_rows(10**9, 100, "float32", 10**4, chains) for chains in (1, 64))
+    assert one == 2**34 // 64 // 400
+    assert many == one // 64
+    assert losses.chunk_rows(10**9, 100, "float32", 10**4, 10**6) == 64
 
 
 def test_analytic_models_are_their_own_loss():

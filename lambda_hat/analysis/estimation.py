@@ -93,7 +93,7 @@ def estimate_llc(
         sampler,
         posterior,
         target.loss(posterior),
-        target.rows(sampler.dtype),
+        target.rows(sampler.dtype, sampler.chains),
         w0,
         n,
         curvature,

@@ -206,6 +206,11 @@ def on_cpu():
     return _chosen()[0].platform == "cpu"
 
 
+def memory(unknown):
+    """Bytes that JAX may take of the device's memory; `unknown` where it does not tell."""
+    return (_chosen()[0].memory_stats() or {}).get("bytes_limit", unknown)
+
+
 def _chosen():
     """The devices here, or the one that a caller of `lambda_hat.estimate` has chosen."""
     chosen = jax.config.values["jax_default_device"]

@@ -88,10 +88,11 @@ class Target(NamedTuple):
         """σ where L_n under a posterior's configuration depends on it; else None."""
         return self.noise_scale if self.loss_name(posterior) in ("nll", "student_t") else None
 
-    def rows(self, dtype):
-        """The data cut into chunks, in a precision."""
-        parts = devices.parts(6 * len(self.x) * len(self.w0)) if self.x.size else 1
-        return losses.to_rows(self.x, self.y, self.widest, dtype, parts)
+    def rows(self, dtype, chains=1):
+        """The data cut into chunks, in a precision, for so many chains."""
+        p = len(self.w0)
+        parts = devices.parts(6 * len(self.x) * p) if self.x.size else 1
+        return losses.to_rows(self.x, self.y, self.widest, dtype, parts, p, chains)
 
     def loss(self, posterior):
         """The loss that a posterior configuration names: the same one for all targets that differ in numbers only.
