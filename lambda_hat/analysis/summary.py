@@ -565,20 +565,30 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 def _record_reader(cls: type) -> Callable[[Any], Any]:
     """Of a dataclass; most of what is read are numbers, which are taken as they are without a call each."""
     hints = get_type_hints(cls)
+    hinted = [(each, hints[each.name]) for each in fields(cls)]
     steps = [
-        (each.name, _key(each), _reader(hints[each.name]), each.metadata.get("inline"), hints[each.name] in _FLOATS)
-        for each in fields(cls)
+        (
+            each.name,
+            _key(each),
+            _reader(hint),
+            each.metadata.get("inline"),
+            hint in _FLOATS,
+            type(None) in get_args(hint),
+        )
+        for each, hint in hinted
     ]
     defaults = {each.name: each.default for each in fields(cls) if each.default is not MISSING}
 
     def read(value):
         value, given = _object(value), defaults.copy()
-        for name, key, reader, inline, is_float in steps:
+        for name, key, reader, inline, is_float, is_optional in steps:
             if inline:
                 given[name] = reader(value)
             elif key in value:
                 inner = value[key]
-                if is_float and type(inner) is float and -LARGEST <= inner <= LARGEST:
+                if (is_float and type(inner) is float and -LARGEST <= inner <= LARGEST) or (
+                    inner is None and is_optional
+                ):
                     given[name] = inner
                     continue
                 try:
@@ -589,9 +599,7 @@ def _record_reader(cls: type) -> Callable[[Any], Any]:
             elif name not in defaults:
                 raise _Wrong(f"lacks {key}")
         made = object.__new__(cls)
-        made.__dict__.update(
-            given
-        )  # what its __init__ would do, which costs a call for each field of a frozen dataclass
+        made.__dict__.update(given)  # what its __init__ would do, which costs a call for each field of a frozen class
         return made
 
     return read

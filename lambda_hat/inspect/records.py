@@ -511,7 +511,9 @@ def flat(groups: Mapping[str, Any], where: object = "settings") -> Settings:
     """
     settings = {}
     for key, value in groups.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, (str, float, int)):  # most are, and this is quickly told
+            settings[key] = value
+        elif isinstance(value, Mapping):
             settings |= {f"{key}.{inner}": each for inner, each in flat(value, where).items()}
         elif isinstance(value, (list, tuple)) and any(isinstance(each, Mapping) for each in value):
             raise StoreError(f"{where}: {key} is a list of objects, which no setting is; restore the file, or rerun.")

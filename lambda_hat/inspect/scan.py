@@ -6,6 +6,7 @@ failure, and leftovers. Every number shown comes out of a file that matches its 
 
 import gc
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from lambda_hat.system.errors import StoreError
 
 THREADS, BLOCK = 16, 20
 """Threads that read, and how many directories each takes at a time: a shared file system takes a millisecond for each file."""
+
+QUICK = 3e-4
+"""Seconds for a file below which threads cost more than they save."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -124,8 +128,16 @@ def _stranger(cls, directory, **names):
 
 
 def _many(act: Callable[[A], B], values: Iterable[A]) -> list[B]:
-    """`act` of each value, in their order, by many threads."""
-    values = list(values)
-    blocks = [values[first : first + BLOCK] for first in range(0, len(values), BLOCK)]
+    """`act` of each value, in their order: one by one while that is quick, as on a local disk, or else by many threads."""
+    values, made = list(values), []
+    while len(made) < len(values):
+        block, began = values[len(made) : len(made) + BLOCK], time.perf_counter()
+        made += [act(value) for value in block]
+        if time.perf_counter() - began > QUICK * len(block):
+            break
+    rest = values[len(made) :]
+    blocks = [rest[first : first + BLOCK] for first in range(0, len(rest), BLOCK)]
     with ThreadPoolExecutor(THREADS) as pool:
-        return [each for block in pool.map(lambda block: [act(value) for value in block], blocks) for each in block]
+        return made + [
+            each for block in pool.map(lambda block: [act(value) for value in block], blocks) for each in block
+        ]

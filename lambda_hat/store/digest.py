@@ -30,6 +30,9 @@ STAGES = {
 }
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def digest(stage: str, values: Iterable[Any], version: int | None = None) -> str:
     """Hex digest of a stage's configuration groups, in the order of its `keys`.
 
@@ -45,8 +48,7 @@ def digest(stage: str, values: Iterable[Any], version: int | None = None) -> str
     payload = {"version": version or today} | {
         key: _without_null(plain(v)) for key, v in zip(keys, values, strict=True)
     }
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.new(algorithm, text.encode()).hexdigest()[:length]
+    return hashlib.new(algorithm, _CANONICAL.encode(payload).encode()).hexdigest()[:length]
 
 
 def version_of(stage: str, values: Iterable[Any], name: str) -> int | None:
@@ -72,7 +74,9 @@ def plain(value: Any) -> Any:
 
 def _without_null(value):
     if isinstance(value, dict):
-        return {k: _without_null(v) for k, v in value.items() if v is not None}
+        return {
+            k: v if isinstance(v, (str, float, int)) else _without_null(v) for k, v in value.items() if v is not None
+        }
     if isinstance(value, (list, tuple)):
         return [_without_null(v) for v in value]
     return value
