@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree
 from html.parser import HTMLParser
 
 import h5py
@@ -175,7 +176,8 @@ def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
         assert title in words
     assert "script" not in page.tags and text.count("<style>") == 1 and not re.search(r"https?://|@import", text)
     tables = data_of(text)
-    assert len(tables) == 3 and {len(rows) for rows in tables} == {6}
+    assert len(tables) == 4 and {len(rows) for rows in tables} == {6}
+    assert {row["llc_mean"] for row in tables[3]} == {row["llc_mean"] for row in tables[0]}
     expected = {record.run_id: record for record in scan(tmp_path / "runs")}
     for row in tables[0]:
         record = expected[row["run_id"]]
@@ -183,7 +185,16 @@ def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
         assert float(row["gamma"]) == record.settings["posterior.gamma"]
     assert [row["status"] for row in tables[0]].count("bad") == 1
     files = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert len(files) == 9 and {"calibration.svg", "calibration.png", "calibration.csv"} < set(files)
+    assert {"calibration.svg", "calibration.png", "calibration.csv"} < set(files)
+    assert [sum(name.endswith(end) for name in files) for end in (".png", ".csv")] == [3, 3]
+    small = [name for name in files if name.endswith(".svg") and name.replace(".svg", ".csv") not in files]
+    assert len(small) == text.count('<svg class="plot"') and any(name.startswith(grid[0].target_id) for name in small)
+    for name in files:
+        if name.endswith(".svg"):
+            assert (
+                xml.etree.ElementTree.parse(tmp_path / "figures" / name).getroot().tag
+                == "{http://www.w3.org/2000/svg}svg"
+            )
     (written,) = [path for path in (tmp_path / "figures").glob("llc_mean_gamma*.csv")]
     assert list(csv.DictReader(written.read_text().splitlines())) == tables[0]
 
@@ -191,7 +202,7 @@ def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
 def test_a_figure_that_is_asked_for(grid, tool, tmp_path):
     assert tool("report", "x=posterior.gamma", "y=llc_raw", "hue=nbeta", "sampler=laplace").code == 0
     text = (tmp_path / "runs" / "report.html").read_text()
-    (rows,) = data_of(text)
+    rows, _ = data_of(text)
     assert "llc_raw over γ" in text and "λ̂ over γ" not in text and {"llc_raw", "gamma", "nbeta"} <= set(rows[0])
 
 

@@ -23,13 +23,15 @@ def main():
     console.add_sweep(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write it; <root>/report.html unless given")
     parser.add_argument(
-        "--figures", metavar="FOLDER", help="also write its figures there, as SVG and PNG, with their data as CSV"
+        "--figures",
+        metavar="FOLDER",
+        help="also write its figures there as SVG, those over swept settings as PNG too, with their data as CSV",
     )
     console.run(_act, parser)
 
 
 def _act(arguments):
-    from lambda_hat.report import page, plots, sweeps
+    from lambda_hat.report import markup, page, plots, sweeps
 
     drawn = [word for word in arguments.words if word.partition("=")[0] in sweeps.OPTIONS]
     arguments.words = [word for word in arguments.words if word not in drawn]
@@ -44,6 +46,9 @@ def _act(arguments):
         for figure in figures:
             plots.save(figure.drawing, [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
     text = page.page(records, root, path, figures)
+    if arguments.figures:
+        for name, drawn in markup.plots_of(text).items():
+            replace_file(folder / f"{name}.svg", lambda hidden, drawn=drawn: hidden.write_text(drawn, encoding="utf-8"))
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))
     size = path.stat().st_size
     if arguments.json:

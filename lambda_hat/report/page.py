@@ -17,10 +17,10 @@ from lambda_hat import store
 from lambda_hat.inspect import formats, groups, overview
 from lambda_hat.inspect.filters import KINDS
 from lambda_hat.inspect.records import STATES, Record, RunRecord
-from lambda_hat.inspect.table import COLUMNS
+from lambda_hat.inspect.table import COLUMNS, tidy
 from lambda_hat.report import curve, header, panels, sweeps
 from lambda_hat.report import draws as traces
-from lambda_hat.report.markup import badge, definitions, figure, table, text
+from lambda_hat.report.markup import badge, data_link, definitions, figure, table, text
 from lambda_hat.system.errors import StoreError
 
 PAGE = Path(__file__).with_name("page.html")
@@ -328,7 +328,16 @@ def _multiples(context):
     note += f" {left} more are in the table above alone." if left > 0 else ""
     if drawings:
         figures = f'<div class="figures">{"".join(drawings[:MOST_MULTIPLES])}</div>'
-        yield f'<section><h2>λ̂ of each network</h2><p class="note">{note}</p>{figures}</section>'
+        link = data_link("networks", *_data(context))
+        yield f'<section><h2>λ̂ of each network</h2><p class="note">{note} {link}</p>{figures}</section>'
+
+
+def _data(context):
+    """Of all runs: what tells them apart, λ̂ with its interval, and the status."""
+    header, lines = tidy([record for record in context.records if record.run_id])
+    wanted = ("target_id", "run_id", "seed", "sampler", "sampler_seed", "status", "n", "beta", "gamma", "ess", "rhat")
+    kept = [i for i, name in enumerate(header) if name in wanted or "." in name or name.startswith(("llc_", "truth"))]
+    return [header[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
 # --- a target ---------------------------------------------------------------------------------------------------------
@@ -344,9 +353,10 @@ def _target(number, records, context):
     draws = {record.name: read for record in chosen if (read := context.draws(record)) is not None}
     sampled = [record for record in chosen if record.name in draws and record.summary.llc_mcse is not None]
     summary = f"{text(_name(records, context))} {_counts(records)}"
+    name = text(records[0].target_id)
     is_open = " open" * (len(context.number) <= MOST_OPEN)
     parts = [
-        f'<details class="target"{is_open}><summary>{summary}</summary><section id="t{number}">',
+        f'<details class="target"{is_open}><summary>{summary}</summary><section id="t{number}" data-target="{name}">',
         f'<p class="note">{context.link(directory, records[0].target_id)} {text(about)}</p>',
         _runs_table(records, keys, context),
     ]

@@ -605,7 +605,7 @@ def embedded(figure: "Figure", prefix: str = "") -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    for patch in (figure.patch, *(ax.patch for ax in figure.axes if not ax.images)):
+    for patch in (figure.patch, *(ax.patch for ax in figure.axes)):
         patch.set_alpha(0)
     layout = figure.get_layout_engine()
     if layout is not None:

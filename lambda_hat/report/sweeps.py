@@ -1,15 +1,13 @@
 """The report's figures over swept settings: those that are asked for, or else those that a study of moderate size has room for."""
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 from lambda_hat.inspect import series
 from lambda_hat.inspect.records import Record
-from lambda_hat.inspect.table import write_csv
 from lambda_hat.report import plots
+from lambda_hat.report.markup import data_link
 from lambda_hat.system.terminal import printable
 
 OPTIONS = ("x", "y", "hue", "col", "heat")
@@ -78,11 +76,8 @@ def _panels_of(rows, x, swept):
 
 def section(number: int, figure: Figure) -> str:
     """The figure as a section of the page, with a link to its data; it cannot be drawn again after that."""
-    title, _, drawing = figure
-    file = io.StringIO()
-    write_csv(*drawing.table(), file)
-    data = base64.b64encode(file.getvalue().encode()).decode()
-    link = f'<a download="{escape(figure.name, True)}.csv" href="data:text/csv;base64,{data}">Its data as CSV</a>'
+    title, name, drawing = figure
+    link = data_link(name, *drawing.table())
     notes = "<br>".join(escape(printable(sentence), True) for sentence in drawing.sentences)
     drawing.figure.supxlabel("")  # the note is below as text
     shown = f'<div class="wide drawn">{plots.embedded(drawing.figure, f"f{number}")}</div>'
