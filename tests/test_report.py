@@ -19,7 +19,7 @@ from test_cli import run_of
 from lambda_hat import store
 from lambda_hat.inspect import formats
 from lambda_hat.inspect.scan import scan
-from lambda_hat.report import draws, header, svg
+from lambda_hat.report import draws, header, page, svg
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -281,6 +281,31 @@ def test_targets_are_small_figures_and_folded_sections(tiny, script, tool, tmp_p
         and {f"#t{i}" for i in (1, 2, 3, 4)} <= set(page.links)
         and {"t1", "t2", "t3", "t4"} <= set(page.ids)
     )
+
+
+def test_of_many_targets_what_they_share_is_said_once(tiny, tool, tmp_path, monkeypatch):
+    records = [record for record in scan(tmp_path / "runs") if record.sampler == "hmc"]
+    few = page.page(records, tmp_path / "runs", tmp_path / "report.html")
+    monkeypatch.setattr(page, "MOST_MULTIPLES", 0)
+    many = page.page(records, tmp_path / "runs", tmp_path / "report.html")
+    for text in (few, many):
+        assert text.count(records[0].summary.provenance.code_sha) == 1
+    assert "<dt>sampler.warmup</dt>" in few and "<dt>sampler.warmup</dt>" not in many and "warmup=" in many
+
+
+def test_no_more_draws_are_read_than_are_shown(tiny, tmp_path, monkeypatch):
+    run = run_of(tiny, "hmc")
+    for seed in range(1, 12):
+        copy(run, seed)
+    monkeypatch.setattr(page, "MOST_DRAWN", 5)
+    read = []
+    monkeypatch.setattr(
+        page.traces, "read", lambda record, read_it=draws.read: read.append(record.name) or read_it(record)
+    )
+    text = page.page(
+        [r for r in scan(tmp_path / "runs") if r.sampler == "hmc"], tmp_path / "runs", tmp_path / "report.html"
+    )
+    assert len(read) == len(set(read)) == 5 and "Draws of 5 of 12 runs are shown" in text
 
 
 def test_a_bad_run_stands_at_the_edge_of_a_small_figure(grid, tool, tmp_path):

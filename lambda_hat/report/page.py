@@ -37,6 +37,9 @@ MOST_OPEN = 2
 MOST_DRAWN = 400
 """Runs whose draws a page shows, the most doubtful first."""
 
+MOST_TRACED = 100
+"""Runs whose chains a page shows, one of a target and sampler at most, the most doubtful first."""
+
 MOST_MULTIPLES = 120
 """Small figures of λ̂."""
 
@@ -76,7 +79,9 @@ def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[swee
                 *sections,
             ]
         ),
-        shared=definitions(overview.shared(records, context.differing)),
+        shared=definitions(
+            [*overview.shared(records, context.differing), *(_sources(records) if context.is_large else [])]
+        ),
     )
 
 
@@ -91,6 +96,7 @@ class _Context:
         self.folder = Path(os.path.abspath(path)).parent
         self.records, self.damaged = records, {}
         self.number = {target: i for i, target in enumerate(groups.by_target(records), 1)}
+        self.is_large = len(self.number) > MOST_MULTIPLES  # what all targets share is then said once
         self.alike: dict = {}  # records by the settings of their target but for its seed
         for record in records:
             estimand = self.estimands[record.name]
@@ -99,6 +105,7 @@ class _Context:
         done = [[title for title, part in parts if any(record.summary for record in part)] for _, parts in self.parts]
         self.multiples = len(self.number) > 1 or any(len(titles) > 1 for titles in done)
         self.chosen = _chosen(self)
+        self.traced = _traced(self)
 
     def css(self, record: Record) -> str:
         """The class that gives a run's sampler its colour."""
@@ -131,6 +138,14 @@ def _chosen(context):
     share = max(1, MOST_DRAWN // max(1, len(cells)))
     chosen = [record.name for members in cells.values() for record in sorted(members, key=_doubt, reverse=True)[:share]]
     return set(chosen[:MOST_DRAWN])
+
+
+def _traced(context):
+    """Names of the runs whose chains are shown, out of those whose draws are."""
+    worst: dict = {}
+    for record in sorted((r for r in context.records if r.name in context.chosen), key=_doubt):
+        worst[record.target_id, record.sampler] = record
+    return {record.name for record in sorted(worst.values(), key=_doubt, reverse=True)[:MOST_TRACED]}
 
 
 def _doubt(record):
@@ -336,7 +351,8 @@ def _data(context):
     """Of all runs: what tells them apart, λ̂ with its interval, and the status."""
     header, lines = tidy([record for record in context.records if record.run_id])
     wanted = ("target_id", "run_id", "seed", "sampler", "sampler_seed", "status", "n", "beta", "gamma", "ess", "rhat")
-    kept = [i for i, name in enumerate(header) if name in wanted or "." in name or name.startswith(("llc_", "truth"))]
+    wanted += ("llc_mean", "llc_mcse", "llc_low95", "llc_high95", "truth", "truth_finite")
+    kept = [i for i, name in enumerate(header) if name in wanted or "." in name]
     return [header[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
@@ -368,7 +384,9 @@ def _target(number, records, context):
         names = {record.name for record in members}
         parts.append(f"<h3>{text(title)}</h3>" if title else "")
         parts.append(_figures(members, [record for record in sampled if record.name in names], draws, keys, context))
-    return "\n".join([*parts, _chains(sampled, draws, keys, context), _provenance(records), "</section></details>"])
+    return "\n".join(
+        [*parts, _chains(sampled, draws, keys, context), _provenance(records, context), "</section></details>"]
+    )
 
 
 def _figures(done, sampled, draws, keys, context):
@@ -435,9 +453,9 @@ def _chains(records, draws, keys, context):
     parts = []
     for sampler in context.samplers:
         runs = [record for record in records if record.sampler == sampler]
-        if not runs:
+        worst = next((record for record in runs if record.name in context.traced), None)
+        if worst is None:
             continue
-        worst = max(runs, key=_doubt)
         which = "" if len(runs) == 1 else f", the most doubtful of {len(runs)}"
         name = panels.label(worst, keys)
         parts.append(figure(f"{name}{which}: trace", panels.trace(worst, draws[worst.name])))
@@ -452,15 +470,26 @@ def _chains(records, draws, keys, context):
     )
 
 
+def _differing(record, context):
+    return [(key, record.settings[key]) for key in context.differing if key in record.settings]
+
+
 # --- behind the fold --------------------------------------------------------------------------------------------------
 
 
-def _provenance(records):
+def _provenance(records, context):
+    """All settings of a target's runs and where they come from; of many targets, just the settings that are not shared by all."""
     values: dict[str, dict[str, None]] = {}
     for record in records:
-        for key, value in record.settings.items():
+        for key, value in _differing(record, context) if context.is_large else record.settings.items():
             values.setdefault(key, {})[formats.setting(value)] = None
     lines = [(key, ", ".join(each)) for key, each in values.items()]
+    lines += [] if context.is_large else _sources(records)
+    return f"<details><summary>Configuration and provenance</summary>{definitions(lines)}</details>"
+
+
+def _sources(records):
+    """The code, packages and machines that made the results, and when."""
     sources: dict[str, dict[str, None]] = {}
     for record in records:
         provenance = record.summary.provenance if record.summary else None
@@ -472,9 +501,8 @@ def _provenance(records):
                     else str(value)
                 )
                 sources.setdefault(key, {})[shown] = None
-    lines += [(key, " | ".join(each)) for key, each in sources.items()]
+    lines = [(key, " | ".join(each)) for key, each in sources.items()]
     made = sorted(
         record.summary.created_at for record in records if record.summary and record.summary.created_at is not None
     )
-    lines += [("made", f"{formats.time(made[0])} to {formats.time(made[-1])}")] if made else []
-    return f"<details><summary>Configuration and provenance</summary>{definitions(lines)}</details>"
+    return lines + ([("made", f"{formats.time(made[0])} to {formats.time(made[-1])}")] if made else [])
