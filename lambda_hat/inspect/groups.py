@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
@@ -113,36 +113,36 @@ RESOLVED = {
 
 def estimands(records: Iterable[Record]) -> dict[str, Estimand]:
     """The `Estimand` of each record, by the record's name."""
-    records, resolved = list(records), {}
+    records, resolved, targets, parts = list(records), {}, {}, {}
     for record in records:  # a run that is not finished will have the n, β and γ of finished ones with its settings
-        if record.summary is not None:
-            resolved.setdefault(_posterior_settings(record), _posterior(record))
+        key = record.target_id, tuple(record.settings)  # runs of a target have its settings, which are many, alike
+        if key not in targets:
+            targets[key] = _some_settings(record, ("model", "data", "training"))
+        parts[record.name] = targets[key], _some_settings(record, ("posterior",))
+        if record.summary is not None and parts[record.name] not in resolved:
+            resolved[parts[record.name]] = _posterior(record, parts[record.name][1])
     return {
         record.name: Estimand(
-            _some_settings(record, ("model", "data", "training")),
+            parts[record.name][0],
             record.target_version,
-            _posterior(record)
+            _posterior(record, parts[record.name][1])
             if record.summary
-            else resolved.get(_posterior_settings(record), _posterior_settings(record)),
+            else resolved.get(parts[record.name], parts[record.name]),
             record.summary.estimator if record.summary else None,
         )
         for record in records
     }
 
 
-def _posterior(record):
+def _posterior(record, settings):
     values = (
         float(f"{value:.9g}") if isinstance(value, float) else value for value in astuple(record.summary.estimand)
     )
-    return *values, *_some_settings(record, ("posterior",), RESOLVED)
+    return *values, *((key, value) for key, value in settings if key not in RESOLVED)
 
 
-def _posterior_settings(record):
-    return _some_settings(record, ("model", "data", "training", "posterior"))
-
-
-def _some_settings(record, groups, but: Collection[str] = ()):
-    chosen = [key for key in record.settings if key.partition(".")[0] in groups and key not in but]
+def _some_settings(record, groups):
+    chosen = [key for key in record.settings if key.partition(".")[0] in groups]
     return tuple((key, setting(record.settings[key])) for key in sorted(chosen))
 
 
