@@ -8,7 +8,7 @@ sensitivity  dλ̂/d ln β = λ̂ − Var x          dλ̂/d ln γ = −(γ/2) C
 """
 
 import warnings
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import scipy.stats
@@ -145,6 +145,7 @@ def control_variate(excess: Draws, stein: Draws, trace_r: float) -> tuple[Chains
     return summarise(excess - coefficient * term), coefficient
 
 
+@runtime_checkable
 class _Records(Protocol):
     @property
     def excess(self) -> Draws: ...
@@ -156,6 +157,7 @@ class _Records(Protocol):
     def stein_curvature(self) -> Draws: ...
 
 
+@runtime_checkable
 class _Fluctuation(Protocol):
     @property
     def variance(self) -> float: ...
@@ -169,6 +171,7 @@ class _Fluctuation(Protocol):
     def numbers(self) -> np.ndarray: ...
 
 
+@runtime_checkable
 class _Bias(Protocol):
     @property
     def kind(self) -> str: ...

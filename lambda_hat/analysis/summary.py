@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lambda_hat import store
 from lambda_hat.system.errors import StoreError
@@ -299,7 +299,7 @@ class Summary:
     FILE: ClassVar[str] = "analysis.json"
 
     @classmethod
-    def from_json(cls, value: Any, where: object) -> Self:
+    def from_json(cls, value: Any, where: object) -> "Summary":
         """The record that a file's JSON holds, of this or an older layout; keys that are not known are left out.
 
         Arguments:
@@ -316,7 +316,7 @@ class Summary:
         return read_record(cls, upgraded, where)
 
     @classmethod
-    def read(cls, directory: str | PathLike[str]) -> Self:
+    def read(cls, directory: str | PathLike[str]) -> "Summary":
         """The record of a published run, checked against its hash and its place.
 
         Raises:

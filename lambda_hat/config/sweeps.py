@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,7 +15,7 @@ from lambda_hat.system.errors import ConfigError
 
 
 def combinations(
-    words: list[str], params: dict[str, str] | None, loader, most: int, compose: Callable[[list[str]], Any]
+    words: list[str], params: Mapping[Any, Any] | None, loader, most: int, compose: Callable[[list[str]], Any]
 ) -> list[list[str]]:
     """The Cartesian product of a sweep's overrides, the last one varying fastest.
 

@@ -29,17 +29,17 @@ class Training:
         return iter(())
 
 
-def _polish_steps() -> int:
+def _polish_steps() -> Any:
     """A setting of every way to find w0 that can polish it, as the two below."""
     return setting("most quasi-Newton iterations of the polish", ge=0, le=10**6)
 
 
-def _polish_localization(purpose: str) -> float:
+def _polish_localization(purpose: str) -> Any:
     """The setting; `purpose` says what γ is for."""
     return setting(f"localization γ {purpose}, that is of nβL_n + γ/2 |w − w0|² with β = 1/log n", gt=0, le=1e12)
 
 
-def _polish_tolerance() -> float:
+def _polish_tolerance() -> Any:
     """The setting."""
     return setting(
         "the polish ends where 200 further iterations gain less than this share of p/2, in units of λ̂", gt=0, le=1

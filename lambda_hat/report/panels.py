@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from lambda_hat.report import draws as traces
 from lambda_hat.report import svg
 
 
+@runtime_checkable
 class Context(Protocol):
     """What figures take from their page."""
 

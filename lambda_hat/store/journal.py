@@ -116,9 +116,9 @@ class Journal:
         return self.passing(name, lambda: ({k: np.asarray(v) for k, v in compute().items()}, {}))[0]
 
     def passing(
-        self, name: str, compute: Callable[[], tuple[Arrays, Arrays]], follows: bool = False
-    ) -> tuple[Arrays, Arrays | None]:
-        """The result and the state of a step, two dictionaries of arrays, as `compute()` gives them.
+        self, name: str, compute: Callable[[], tuple[dict[str, Any], dict[str, Any]]], follows: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The result and the state of a step, two dictionaries of arrays and numbers, as `compute()` gives them.
 
         Arguments:
             follows: whether the state takes the place of the step's before, which then is None when it comes from the journal.

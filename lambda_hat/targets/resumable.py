@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ CALL_SECONDS = 4.0
 Arrays = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Steps(Protocol):
     """What has been computed so far, step by step, such as `lambda_hat.store.journal.Journal`."""
 
@@ -26,8 +27,8 @@ class Steps(Protocol):
         ...
 
     def passing(
-        self, name: str, compute: Callable[[], tuple[Arrays, Arrays]], follows: bool = False
-    ) -> tuple[Arrays, Arrays | None]:
+        self, name: str, compute: Callable[[], tuple[dict[str, Any], dict[str, Any]]], follows: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The result of a step and a state that only the next step needs."""
         ...
 
@@ -43,7 +44,7 @@ class Pieces:
     def __init__(self, journal, place):
         self._journal, self._place, self._apiece = journal, place, None
 
-    def next(self, name, carry, structure, call, most, follows) -> tuple[Any, Arrays]:
+    def next(self, name, carry, structure, call, most, follows) -> tuple[Any, dict[str, Any]]:
         """Make some of what is left, or take what the journal has of that call.
 
         Arguments:
