@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -822,6 +823,8 @@ def test_a_notebook_shows_what_a_run_and_a_target_are(tiny):
     ):
         assert text in shown, text
     assert f'">{run.word}' in shown and "color: #" in shown
+    run.summary = replace(summary, truth=None, llc_mcse=None, ess=None)
+    assert "exact" not in run._repr_html_() and "± ?" in run._repr_html_()
     shown = target._repr_html_()
     for text in (
         tiny.name,

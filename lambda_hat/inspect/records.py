@@ -293,8 +293,10 @@ class RunRecord(Record):
         rows = {"run": self.short, "status": "; ".join([self.word, *self.notes])}
         if summary:
             estimand = summary.estimand
-            truth = [f"exact λ̂ {summary.truth.finite:.5g}"] * bool(summary.truth and summary.truth.finite is not None)
-            truth += [f"λ {summary.truth.learning_coefficient:g}"] if summary.truth else []
+            truth = []
+            if summary.truth:
+                truth += [f"exact λ̂ {summary.truth.finite:.5g}"] if summary.truth.finite is not None else []
+                truth.append(f"λ {summary.truth.learning_coefficient:g}")
             rows |= {
                 "λ̂ ± MCSE": formats.estimate(summary.llc_mean, summary.llc_mcse),
                 "95 %": formats.interval(*summary.llc_interval95),

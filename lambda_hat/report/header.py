@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from lambda_hat.inspect import formats, groups, overview, series
-from lambda_hat.inspect.records import Record
+from lambda_hat.inspect.records import Record, RunRecord
 from lambda_hat.report.markup import text
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
@@ -43,13 +43,13 @@ def _many(count, noun):
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _swept(key, records):
+def _swept(key: str, records: Sequence[Record]) -> str:
     values = series.in_order(
         formats.setting(value) if isinstance(value, (list, tuple, dict, bool)) else value
         for record in records
         if (value := record.settings.get(key)) is not None
     )
-    name = series.short_name(series.RESOLVED_COLUMNS.get(key, key))
+    name = series.short_name(series.RESOLVED_COLUMNS.get(key) or key)
     if len(values) <= MOST_VALUES:
         return f"{name} {', '.join(map(formats.cell, values))}"
     return f"{name} {formats.cell(values[0])} to {formats.cell(values[-1])} ({len(values)} values)"
@@ -60,7 +60,7 @@ def _swept(key, records):
 
 def numbers(records: Sequence[Record], estimands: dict[str, groups.Estimand]) -> str:
     """Tiles: how many runs can be used, λ̂, and how sure it is (or how far from the exact value, where that is known)."""
-    runs = [record for record in records if record.run_id]
+    runs = [record for record in records if isinstance(record, RunRecord)]
     done = [record for record in runs if record.summary and record.summary.llc_mean is not None]
     usable = [record for record in done if record.verdict in ("ok", "warn")]
     tiles = [(f"{len(usable)} of {len(runs)}", f"runs can be used: {overview.counted(records)}")]

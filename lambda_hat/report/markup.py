@@ -30,7 +30,7 @@ def figure(title: str, drawing: str) -> str:
 def data_link(name: str, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     """A link that saves a table as the file `name`.csv; the page holds it."""
     file = io.StringIO()
-    write_csv(header, lines, file)
+    write_csv(list(header), list(map(list, lines)), file)
     data = base64.b64encode(file.getvalue().encode()).decode()
     return f'<a download="{text(name)}.csv" href="data:text/csv;base64,{data}">Its data as CSV</a>'
 

@@ -259,7 +259,7 @@ def _sampler_line(sampler, title, records, context):
         text(title),
         _counts(records),
         formats.number(statistics.llc_mean, ".5g"),
-        badge(statistics.status) if statistics.llc_mean is not None else formats.DASH,
+        badge(statistics.status) if statistics.status and statistics.llc_mean is not None else formats.DASH,
         formats.number(statistics.llc_mcse, ".2g"),
         formats.number(statistics.llc_scatter, ".2g"),
         _gap([record for record in records if record.verdict != "bad"] or records),

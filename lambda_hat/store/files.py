@@ -210,7 +210,7 @@ def _small_integer(text):
     raise ValueError(f"{text[:40]} is too large")
 
 
-_NUMBERS = {"parse_float": _finite_float, "parse_int": _small_integer}
+_NUMBERS: dict[str, Any] = {"parse_float": _finite_float, "parse_int": _small_integer}
 
 
 def read_note(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
