@@ -296,6 +296,38 @@ def test_the_layers_of_any_network_hold_the_diagonal_of_its_gauss_newton_matrix(
     np.testing.assert_allclose(metric.unapply(metric.apply(v)), v, rtol=1e-9)
 
 
+def test_sums_of_gradients_with_random_signs_stand_for_the_pairs(monkeypatch):
+    """The eigenvalues' sum and each layer's share of it; many sums know them one by one."""
+    monkeypatch.setattr(curvature, "DENSE_LIMIT", 10)
+    loss, rows, w0, _ = convolutional(outputs=2)
+    exact = curvature.at(loss, rows, w0, 0)
+    monkeypatch.setattr(curvature, "SUMMED_FROM", 10)
+    monkeypatch.setattr(curvature, "MOST_SUMS", 4000)
+    monkeypatch.setattr(curvature, "SMOOTHING", 0)
+    many = curvature.at(loss, rows, w0, 0)
+    for one, other in zip(exact.eigenvalues, many.eigenvalues, strict=True):
+        assert other.sum() == pytest.approx(one.sum(), rel=0.1)
+        np.testing.assert_allclose(np.sort(other.ravel())[-4:], np.sort(one.ravel())[-4:], rtol=0.25, atol=1e-9)
+    monkeypatch.setattr(curvature, "MOST_SUMS", 8)
+    monkeypatch.setattr(curvature, "FEWEST_SUMS", 8)
+    monkeypatch.setattr(curvature, "EXAMPLES", 512)
+    monkeypatch.setattr(curvature, "SMOOTHING", 8)
+    few = [curvature.at(loss, rows, w0, seed) for seed in range(20)]
+    for layer, one in enumerate(exact.eigenvalues):
+        assert np.mean([each.eigenvalues[layer].sum() for each in few]) == pytest.approx(one.sum(), rel=0.25)
+    assert few[0].gradients < exact.gradients
+
+
+def test_smoothed_eigenvalues_keep_their_sum_and_those_that_are_products():
+    values = np.outer([1.0, 2.0, 4.0], [0.5, 3.0])
+    np.testing.assert_allclose(curvature._smoothed(values, 8), values)
+    scattered = values * np.random.default_rng(0).chisquare(1, values.shape)
+    smoothed = curvature._smoothed(scattered, 8)
+    assert smoothed.sum() == pytest.approx(scattered.sum())
+    assert np.std(np.log(smoothed / values)) < np.std(np.log(scattered / values))
+    np.testing.assert_array_equal(curvature._smoothed(np.zeros((2, 3)), 8), np.zeros((2, 3)))
+
+
 def test_of_many_outputs_the_hessian_is_taken_to_be_diagonal(monkeypatch):
     """Which that of squares is: the same numbers."""
     monkeypatch.setattr(curvature, "DENSE_LIMIT", 10)

@@ -15,6 +15,10 @@ TOP = 128
 GROUP = 64
 """Pairs whose gradients are held at once where a larger network's curvature is taken by layers."""
 
+SUMMED_FROM = 50_000
+"""Parameters from which only sums of pairs' gradients are held there: a matrix of each pair would cost as much as thousands of
+gradients."""
+
 KEPT, FEWEST_KEPT = 256, 8
 """Draws whose positions are kept: between half of KEPT and all of it over all chains, but of a chain no fewer than half of
 FEWEST_KEPT."""

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from lambda_hat.config import SGLD, Descent, Laplace, sizes
-from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, TOP, Sizes
+from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, SUMMED_FROM, TOP, Sizes
 from lambda_hat.system import machine
 from lambda_hat.system.errors import UserError
 
@@ -92,6 +92,8 @@ def _curvature(p, squares, devices):
         return 8 * 10 * p**2
     if squares is None:
         return 8 * 4 * p * min(TOP, p // 4)
+    if p > SUMMED_FROM:  # gradients of a sum on each device, and the sums of each of eight parts
+        return 4 * p * (8 + 6 * devices) + (4 * 8 + 8 * 3) * squares
     return 4 * 4 * GROUP * p * devices + 8 * 3 * squares
 
 
