@@ -40,13 +40,13 @@ def _act(arguments):
     if not records:
         raise StoreError(f"{root}: nothing there matches, so there is nothing to report.")
     path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"
+    folder = Path(arguments.figures).expanduser() if arguments.figures else None
     figures = list(sweeps.figures(records, options))
-    if arguments.figures:
-        folder = Path(arguments.figures).expanduser()
+    if folder:
         for figure in figures:
             plots.save(figure.drawing, [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
     text = page.page(records, root, path, figures)
-    if arguments.figures:
+    if folder:
         for name, drawn in markup.plots_of(text).items():
             replace_file(folder / f"{name}.svg", lambda hidden, drawn=drawn: hidden.write_text(drawn, encoding="utf-8"))
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))

@@ -67,7 +67,8 @@ def numbers(records: Sequence[Record], estimands: dict[str, groups.Estimand]) ->
     if usable:
         alike: dict[groups.Estimand, list[float]] = {}
         for record in usable:
-            alike.setdefault(estimands[record.name], []).append(record.result.llc_mean)
+            if (llc := record.result.llc_mean) is not None:
+                alike.setdefault(estimands[record.name], []).append(llc)
         tiles += [_estimates(alike, usable), _errors(usable)]
     return '<div class="tiles">' + "".join(f"<p><b>{text(a)}</b> {text(b)}</p>" for a, b in tiles) + "</div>"
 

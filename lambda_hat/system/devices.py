@@ -206,6 +206,11 @@ def on_cpu():
     return _chosen()[0].platform == "cpu"
 
 
+def to_host(array):
+    """A NumPy array of a JAX array, waited for: where memory ran out on the way to it, XLA aborts a process that reads it."""
+    return np.asarray(jax.block_until_ready(array))
+
+
 def memory(unknown):
     """Bytes that JAX may take of the device's memory; `unknown` where it does not tell."""
     return (_chosen()[0].memory_stats() or {}).get("bytes_limit", unknown)

@@ -117,7 +117,7 @@ class Teacher(Source):
             )
         x = _inputs(self.config, model.in_dim, rng(seed, "x"))
         teacher, params = model.teacher(self.config, key(seed, "teacher"))
-        clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
+        clean = devices.to_host(teacher.apply(params, jnp.asarray(x))).astype(float)
         return Data(x, clean + _noise(self.config, x, clean.shape, rng(seed, "noise")), params, teacher)
 
     def held_out(self, model, seed):
@@ -126,7 +126,7 @@ class Teacher(Source):
         config, generator = replace(self.config, n_data=min(self.config.n_data, MOST_HELD_OUT)), rng(seed, "held out")
         x = _inputs(config, model.in_dim, generator)
         teacher, params = model.teacher(config, key(seed, "teacher"))
-        clean = np.asarray(teacher.apply(params, jnp.asarray(x)), float)
+        clean = devices.to_host(teacher.apply(params, jnp.asarray(x))).astype(float)
         return Data(x, clean + _noise(config, x, clean.shape, generator), params, teacher)
 
 
