@@ -138,18 +138,18 @@ def _over_draws(differences, at_centre, counts):
         counts: which pairs do `[pairs]`.
     """
     d = differences.astype(jnp.float64)
-    least = jnp.min(d, (0, 1))
+    least = jnp.min(d, (0, 1), keepdims=True)
     likelihood = jnp.exp(least - d)
-    mean = jnp.mean(likelihood, (0, 1))
+    mean = jnp.mean(likelihood, (0, 1), keepdims=True)
     ratio = likelihood / mean
 
     def over_pairs(values):
-        return jnp.sum(jnp.where(counts, values, 0.0), -1)
+        return jnp.sum(jnp.where(jnp.broadcast_to(counts, values.shape), values, 0.0), -1)
 
     return Sums(
-        squares=over_pairs((d - jnp.mean(d, (0, 1))) ** 2),
+        squares=over_pairs((d - jnp.mean(d, (0, 1), keepdims=True)) ** 2),
         variance_of_means=over_pairs(_variance_of_mean(d)),
-        training_loss=over_pairs(at_centre.astype(jnp.float64) + least - jnp.log(mean)),
+        training_loss=over_pairs(at_centre.astype(jnp.float64) + (least - jnp.log(mean))[0, 0]),
         ratios=over_pairs(ratio),
         variance_of_likelihood=over_pairs(_variance_of_mean(ratio)),
     )
