@@ -53,6 +53,11 @@ def test_a_hint_about_quotes_is_itself_a_command_that_works(command):
         (("sampler=hmc", "sampler=sgld"), "sampler is set twice, by sampler=hmc and sampler=sgld"),
         (("-m", "seed=1,2", "+seed=3"), "seed is set twice, by seed=1,2 and +seed=3"),
         (("resources/model=nope",), "resources/model=nope: there is no such option; expected one of base, wide."),
+        (
+            ("model=custom", "data=digits"),
+            "data=digits sets model.in_dim, which this model (Custom) does not have: choose another data (digits_plain sets no "
+            "sizes) or another model.",
+        ),
         (("local=nope",), "local=nope: there is no such option"),
         (("hydra.output_subdir=.hydra",), "hydra.output_subdir cannot be set"),
         (("hydra.run.dir=here",), "hydra.run.dir cannot be set"),

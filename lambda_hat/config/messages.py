@@ -46,11 +46,27 @@ def of(error):
         return unknown_option(group, option, options)
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ConfigCompositionException) and (sentence := _of_option(error)):
+        return sentence
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     kind = getattr(cause, "object_type", None)
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and is_dataclass(kind) and cause is not error:
         return unknown(cause.full_key, [f.name for f in fields(kind)])
     return _by_type(cause) or _reworded(cause)
+
+
+def _of_option(error):
+    """The sentence where an option sets what the option chosen for another group has no setting for; else None."""
+    option = re.match(r"In '(\w+)/(\w+)': ", str(error))
+    missing = re.search(r"Key '\w+' not in '(\w+)'\s+full_key: ((\w+)\.[\w.]+)", str(error))
+    if not option or not missing:
+        return None
+    (group, name), (kind, key, other) = option.groups(), missing.groups()
+    plain = " (digits_plain sets no sizes)" if name == "digits" else ""
+    return (
+        f"{group}={name} sets {key}, which this {other} ({kind}) does not have: choose another {group}{plain} or another "
+        f"{other}."
+    )
 
 
 def _by_type(error):
