@@ -91,8 +91,8 @@ def launch(begin):
     return launched
 
 
-def end(process):
-    out, err = process.communicate(timeout=PATIENCE)
+def end(process, patience=PATIENCE):
+    out, err = process.communicate(timeout=patience)
     return process.returncode, out + err
 
 
@@ -317,10 +317,11 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
     root = tmp_path / "runs"
     patient = begin(
         "sample",
-        *MEDIUM[:-1],
-        "sampler.draws=1600000",  # more than fits into the 20 s of one start
+        *(word for word in MEDIUM[:-1] if not word.startswith("sampler.step_size=")),
+        "sampler.step_size=0.0005",  # of 1000 leapfrogs a draw more than fits into the 35 s of one start
+        "sampler.draws=120000",
         "hydra.launcher.timeout_min=1",
-        "hydra.launcher.signal_delay_s=40",
+        "hydra.launcher.signal_delay_s=25",
         WAIT,
     )
     deadly = (*LONG, "sampler.seed=1,2,3,4", "hydra.launcher.timeout_min=1")
@@ -347,7 +348,7 @@ def test_jobs_that_die_are_named_as_what_they_are_and_a_time_limit_may_be_shorte
     _, again = end(begin("sample", *deadly, HELD))
     assert "4 combinations: 0 done, 4 to submit (4 runs)" in again and again.count("  before: ") == 4
 
-    code, text = end(patient)
+    code, text = end(patient, 3 * PATIENCE)
     assert code == 0 and len(results(text)) == 1, text
     (log,) = [log for log in text_of_logs(root).values() if f"SLURM job {jobs_of(text)[0]}, " in log]
     assert "stopped by SIGUSR2: back to the queue" in log and "going on from a checkpoint" in log, log
