@@ -19,7 +19,7 @@ from test_cli import run_of
 from lambda_hat import store
 from lambda_hat.inspect import formats
 from lambda_hat.inspect.scan import scan
-from lambda_hat.report import draws, header, page, svg
+from lambda_hat.report import draws, header, page, svg, sweeps
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -197,6 +197,11 @@ def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
             )
     (written,) = [path for path in (tmp_path / "figures").glob("llc_mean_gamma*.csv")]
     assert list(csv.DictReader(written.read_text().splitlines())) == tables[0]
+
+
+def test_settings_that_change_together_are_drawn_once():
+    rows = [{"n": n, "widths": [n], "gamma": gamma, "seed": 1} for n in (70, 224) for gamma in (1.0, 10.0)]
+    assert sweeps.without_repeats(rows, ["n", "widths", "gamma", "missing"]) == ["n", "gamma", "missing"]
 
 
 def test_a_figure_that_is_asked_for(grid, tool, tmp_path):

@@ -49,7 +49,7 @@ def figures(records: Sequence[Record], options: Mapping[str, str]) -> Iterator[F
     rows = series.drawn(rows, series.VALUE)
     if not rows or len(rows) > MOST_RUNS:
         return
-    swept = [name for name in series.swept(rows) if name not in ("sampler", "model")]
+    swept = without_repeats(rows, [name for name in series.swept(rows) if name not in ("sampler", "model")])
     for name in swept[:MOST_FIGURES]:
         if (panels := _panels_of(rows, name, swept)) is not None:
             chosen = {"x": name, **panels}
@@ -63,6 +63,15 @@ def figures(records: Sequence[Record], options: Mapping[str, str]) -> Iterator[F
         if len(grids) > MOST_GRIDS:
             drawing.sentences.append("Drawn is the first; plot.py --calibration draws all.")
         yield Figure("λ̂ over γ and nβ", "calibration", drawing)
+
+
+def without_repeats(rows, names):
+    """The settings but those that change together with one before them, whose figures would be the same."""
+    kept = {}
+    for name in names:
+        values = [repr(row.get(name)) for row in rows]
+        kept.setdefault(tuple(values.index(value) for value in values), name)
+    return list(kept.values())
 
 
 def _panels_of(rows, x, swept):
