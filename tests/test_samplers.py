@@ -709,7 +709,8 @@ def test_a_gpu_takes_all_chains_and_large_chunks(monkeypatch):
     x, y = np.zeros((20_000, 32)), np.zeros((20_000, 1))
     chunks, one_by_one = {}, {}
     for platform in ("cpu", "gpu"):
-        monkeypatch.setattr(devices, "_chosen", lambda platform=platform: [SimpleNamespace(platform=platform)])
+        device = SimpleNamespace(platform=platform, memory_stats=lambda: {"bytes_limit": 10 * 2**30})
+        monkeypatch.setattr(devices, "_chosen", lambda device=device: [device])
         rows = losses.to_rows(x, y, 62, "float32", devices.parts(1e9))
         layout = devices.layout(losses.gradient_operations(rows, 9921))
         chunks[platform], one_by_one[platform] = rows.weight.shape[0], layout.one_by_one
