@@ -60,6 +60,16 @@ def bars(ax):
 # --- what is drawn together -------------------------------------------------------------------------------------------
 
 
+def test_an_interval_is_spoken_of_where_one_is_drawn():
+    rows = sweep(gamma=[1.0, 10.0])
+    for each in rows:
+        each |= {"relative_error": -0.01, "relative_error_mcse": None, "waic": -0.8, "waic_mcse": 0.001}
+    for y, has in (("llc_mean", True), ("waic", True), ("relative_error", False)):
+        drawing = plots.draw(rows, x="gamma", y=y)
+        assert ("95 % interval" in drawing.sentences[0]) == has
+        assert ("relative_error_mcse" not in drawing.table()[0]) and len(bars(drawing.figure.axes[0])) == 2 * has
+
+
 def test_seeds_are_points_and_the_line_their_mean():
     rows = sweep(gamma=[1.0, 10.0, 100.0], seed=[0, 1])
     for each in rows:

@@ -191,13 +191,17 @@ def _lines(rows, x, y, hue, col):
         ax.set_ylabel(_title(y))
     styles.legend(figure)
     figure.supxlabel("\n".join(notes.sentences(y)), fontsize=8, color=INK, x=0.01, ha="left")
-    columns = [x, y, *_interval_columns(y), *([hue] if hue else []), *([col] if col else [])]
+    columns = [x, y, *_interval_columns(y, rows), *([hue] if hue else []), *([col] if col else [])]
     columns += [name for panel in panels for each in panel.series for name in each.values]
     return Drawing(figure, [row for panel in panels for row in panel.rows()], columns, notes.sentences(y))
 
 
-def _interval_columns(y):
-    return ["llc_mcse", "llc_low95", "llc_high95"] if y == series.VALUE else [series.ERRORS.get(y, f"{y}_mcse")]
+def _interval_columns(y, rows):
+    """Columns that the error of a column of results is told from; none where no run has one."""
+    if y == series.VALUE:
+        return ["llc_mcse", "llc_low95", "llc_high95"]
+    name = series.ERRORS.get(y, f"{y}_mcse")
+    return [name] if any(row.get(name) is not None for row in rows) else []
 
 
 def _figure_of(count, height=3.1, across=ACROSS):
@@ -351,6 +355,7 @@ class _Notes:
     """What the note under a figure says: how many runs there are, and what of them is not in the axes."""
 
     def __init__(self, rows: Sequence[Row], x: str):
+        self._rows = rows
         self.statuses = {row.get("status") for row in rows if row.get(x) is not None}
         self.outside: list[str] = []
         self.without = 0
@@ -363,7 +368,7 @@ class _Notes:
     def sentences(self, y: str) -> list[str]:
         """A line each."""
         line = "Each mark is a run"
-        line += ", with its 95 % interval" if y == series.VALUE or _interval_columns(y) else ""
+        line += ", with its 95 % interval" if _interval_columns(y, self._rows) else ""
         line += "; lines join the means of runs that are not bad." if self._means else "."
         line += " Hollow: warn." if "warn" in self.statuses else ""
         line += " Cross: bad." if "bad" in self.statuses else ""
@@ -455,7 +460,7 @@ def _heat_maps(rows, x, heat, y, col):
     note = f"Each cell: mean of {_title(y)} over its runs that are not bad; ✕: all are bad, or none has a value."
     figure.supxlabel(note, fontsize=8, color=INK, x=0.01, ha="left")
     drawn = [row for grid in found for runs in grid.cells.values() for row in runs]
-    return Drawing(figure, drawn, [x, heat, y, *_interval_columns(y), *([col] if col else [])], [note])
+    return Drawing(figure, drawn, [x, heat, y, *_interval_columns(y, drawn), *([col] if col else [])], [note])
 
 
 def _heat_map(
