@@ -97,6 +97,10 @@ class Estimand:
         """nβ."""
         return self.n * self.beta
 
+    def described(self) -> str:
+        """n, β, γ and the loss, in a line."""
+        return f"n = {self.n}, β = {self.beta:.4g}, γ = {self.gamma:g}, {self.loss}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBudget:

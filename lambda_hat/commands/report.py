@@ -33,9 +33,9 @@ def main():
 def _act(arguments):
     from lambda_hat.report import markup, page, plots, sweeps
 
-    drawn = [word for word in arguments.words if word.partition("=")[0] in sweeps.OPTIONS]
-    arguments.words = [word for word in arguments.words if word not in drawn]
-    options = console.single(console.options(console.filters(drawn), sweeps.OPTIONS)[0]) if drawn else {}
+    of_figure = [word for word in arguments.words if word.partition("=")[0] in sweeps.OPTIONS]
+    arguments.words = [word for word in arguments.words if word not in of_figure]
+    options = console.single(console.options(console.filters(of_figure), sweeps.OPTIONS)[0]) if of_figure else {}
     root, records = console.gather(arguments)
     if not records:
         raise StoreError(f"{root}: nothing there matches, so there is nothing to report.")
@@ -47,8 +47,8 @@ def _act(arguments):
             plots.save(figure.drawing, [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
     text = page.page(records, root, path, figures)
     if folder:
-        for name, drawn in markup.plots_of(text).items():
-            replace_file(folder / f"{name}.svg", lambda hidden, drawn=drawn: hidden.write_text(drawn, encoding="utf-8"))
+        for name, plot in markup.plots_of(text).items():
+            replace_file(folder / f"{name}.svg", lambda hidden, plot=plot: hidden.write_text(plot, encoding="utf-8"))
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))
     size = path.stat().st_size
     if arguments.json:

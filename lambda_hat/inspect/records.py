@@ -292,7 +292,6 @@ class RunRecord(Record):
         summary = self.summary
         rows = {"run": self.short, "status": "; ".join([self.word, *self.notes])}
         if summary:
-            estimand = summary.estimand
             truth = []
             if summary.truth:
                 truth += [f"exact λ̂ {summary.truth.finite:.5g}"] if summary.truth.finite is not None else []
@@ -303,7 +302,7 @@ class RunRecord(Record):
                 "known": ", ".join(truth),
                 "ESS": formats.number(summary.ess, ".0f"),
                 "R-hat": formats.number(summary.rhat, ".4f"),
-                "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
+                "estimand": summary.estimand.described(),
                 "restricted": "; ".join(summary.restrictions()),
                 "sampler": f"{self.sampler}, {summary.chains} chains of {summary.draws} draws",
                 "work": f"{summary.total_fges:.0f} full-data gradients, {formats.duration(summary.walltime_sec)}",

@@ -120,7 +120,7 @@ class Estimate:
         )
 
     def _repr_html_(self):
-        (low, high), estimand = self.interval95, self.summary.estimand
+        low, high = self.interval95
         rows = {
             "λ̂": f"{_text(self.llc, '.5g')} ± {_text(self.mcse, '.2g')}",
             "95 %": f"[{_text(low, '.5g')}, {_text(high, '.5g')}]",
@@ -129,7 +129,7 @@ class Estimate:
             "R-hat": _text(self.rhat, ".4f"),
             "gradients": _text(self.gradients, ".0f"),
             **({"restricted": "; ".join(found)} if (found := self.summary.restrictions()) else {}),
-            "estimand": f"n = {estimand.n}, β = {estimand.beta:.4g}, γ = {estimand.gamma:g}, {estimand.loss}",
+            "estimand": self.summary.estimand.described(),
         }
         return notebook.table(rows, self.status)
 

@@ -5,16 +5,11 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Sequence
-from html import escape, unescape
+from html import unescape
 from typing import Any
 
 from lambda_hat.inspect.table import write_csv
-from lambda_hat.system.terminal import printable
-
-
-def text(value: Any) -> str:
-    """Text for HTML; what came out of a file may hold anything."""
-    return escape(printable(value), True)
+from lambda_hat.system.notebook import text
 
 
 def badge(word: str) -> str:

@@ -427,7 +427,7 @@ def _runs_table(records, keys, context):
 def _run_line(record, keys, context):
     summary = record.summary
     mean, error, ess, rhat = record.current
-    finite = summary.truth.finite if summary and summary.truth else None
+    gap = header.gap_of(record)
     return [
         f'<span class="key {context.css(record)}">{text(record.sampler)}</span>' if record.sampler else "",
         f'<span title="{text("; ".join(record.notes))}">{badge(record.word)}</span>',
@@ -435,7 +435,7 @@ def _run_line(record, keys, context):
         formats.estimate(mean, error),
         formats.interval(*summary.llc_interval95) if summary else formats.DASH,
         formats.number(summary.llc_raw if summary else None, ".5g"),
-        f"{100 * (mean / finite - 1):+.2f} %" if finite and mean is not None else formats.DASH,
+        formats.DASH if gap is None else f"{100 * gap:+.2f} %",
         formats.number(ess, ".0f"),
         formats.number(rhat, ".4f"),
         formats.number(summary.total_fges if summary else None, ".0f"),

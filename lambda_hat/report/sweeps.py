@@ -1,14 +1,13 @@
 """The report's figures over swept settings: those that are asked for, or else those that a study of moderate size has room for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 from lambda_hat.inspect import series
 from lambda_hat.inspect.records import Record
 from lambda_hat.report import plots
 from lambda_hat.report.markup import data_link
-from lambda_hat.system.terminal import printable
+from lambda_hat.system.notebook import text
 
 OPTIONS = ("x", "y", "hue", "col", "heat")
 """Words of a command line that say what is drawn."""
@@ -87,7 +86,7 @@ def section(number: int, figure: Figure) -> str:
     """The figure as a section of the page, with a link to its data; it cannot be drawn again after that."""
     title, name, drawing = figure
     link = data_link(name, *drawing.table())
-    notes = "<br>".join(escape(printable(sentence), True) for sentence in drawing.sentences)
+    notes = "<br>".join(text(sentence) for sentence in drawing.sentences)
     drawing.figure.supxlabel("")  # the note is below as text
     shown = f'<div class="wide drawn">{plots.embedded(drawing.figure, f"f{number}")}</div>'
-    return f'<section><h2>{escape(printable(title), True)}</h2>{shown}<p class="note">{notes}<br>{link}</p></section>'
+    return f'<section><h2>{text(title)}</h2>{shown}<p class="note">{notes}<br>{link}</p></section>'

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from typing import Any
 
 from lambda_hat.system.terminal import printable
 
@@ -22,15 +23,16 @@ def table(
     made = f"<table>{''.join(_row(name, value, status) for name, value in rows.items() if value)}</table>"
     for title, more in (folded or {}).items():
         lines = "".join(_row(name, value, None) for name, value in more)
-        made += f"<details><summary>{_text(title)}</summary><table>{lines}</table></details>" if lines else ""
+        made += f"<details><summary>{text(title)}</summary><table>{lines}</table></details>" if lines else ""
     return made
 
 
 def _row(name, value, status):
     colour = COLOURS.get(status) if status and name == "status" else None
     style = "text-align: left" + (f"; color: {colour}; font-weight: 600" if colour else "")
-    return f'<tr><th style="text-align: left">{_text(name)}</th><td style="{style}">{_text(value)}</td></tr>'
+    return f'<tr><th style="text-align: left">{text(name)}</th><td style="{style}">{text(value)}</td></tr>'
 
 
-def _text(value):
+def text(value: Any) -> str:
+    """Text for HTML; what came out of a file may hold anything."""
     return escape(printable(value), True)

@@ -205,8 +205,9 @@ def _gauss_newton_program(loss, layout):
             x, y = (leaf.reshape(-1, *leaf.shape[2:])[pairs] for leaf in (rows.x, rows.y))
 
             def one(x, y, counts):
-                pull, roots, shape = _output_roots(loss, points[number], x, y)
-                return jax.vmap(lambda root: pull(root.reshape(shape))[0])(jnp.where(counts, roots.T, 0))
+                output, pull = jax.vjp(lambda w: loss.outputs(w, x[None])[0], points[number])
+                roots = _output_root(loss, output, y)
+                return jax.vmap(lambda root: pull(root.reshape(output.shape))[0])(jnp.where(counts, roots.T, 0))
 
             jacobian = jax.vmap(one)(x, y, counts).reshape(-1, p)
             return total + jacobian.T @ jacobian, None
@@ -219,10 +220,9 @@ def _gauss_newton_program(loss, layout):
     return layout.program(matrix, devices.PARTS, (False, False, True, True, True), False)
 
 
-def _output_roots(loss, w, x, y):
-    """Of one pair: the outputs' pull-back, a root `[k, k]` of the loss's Hessian in them, and their shape."""
-    output, pull = jax.vjp(lambda w: loss.outputs(w, x[None])[0], w)
-    return pull, _root(jax.hessian(partial(_pair, loss, output.shape, y))(output.ravel())), output.shape
+def _output_root(loss, output, y):
+    """A root `[k, k]` of the Hessian of one pair's loss in its outputs."""
+    return _root(jax.hessian(partial(_pair, loss, output.shape, y))(output.ravel()))
 
 
 def _root(matrix):
@@ -254,12 +254,12 @@ def is_layered(loss, p):
 def _layered(loss, rows, points, seed):
     """The `LayerCurvature` over points `[m, p]`, which groups of pairs go to in turn."""
     n, p = int(np.count_nonzero(rows.weight)), points.shape[1]
-    tree = jax.eval_shape(loss.unravel, jax.ShapeDtypeStruct((p,), jnp.float64))
-    shapes = layer_shapes(tree)
-    sums = _sums(shapes, len(points), losses.gradient_operations(rows, p)) if p > SUMMED_FROM else None
+    shapes = layer_shapes(jax.eval_shape(loss.unravel, jax.ShapeDtypeStruct((p,), jnp.float64)))
+    operations = losses.gradient_operations(rows, p)
+    sums = _sums(shapes, len(points), operations) if p > SUMMED_FROM else None
     pairs = _groups(n, len(points), sums, np.random.default_rng(seed))
     points = jnp.asarray(points, rows.weight.dtype)
-    layout = devices.layout(losses.gradient_operations(rows, p))
+    layout = devices.layout(operations)
     basis, spectrum = _layer_programs(loss, shapes, layout)
     keys = jax.random.split(devices.key(seed), len(pairs))
     of_groups = jnp.asarray(pairs), jnp.arange(len(pairs)) % len(points), keys
@@ -356,9 +356,9 @@ def _layer_programs(loss, shapes, layout):
     def cotangent(output, y, key):
         """A pair's random cotangent that has its output's Hessian for covariance."""
         signs = jax.random.rademacher(key, (output.size,), output.dtype)
-        pair = partial(_pair, loss, output.shape, y)
         if output.size <= MOST_OUTPUTS:
-            return (_root(jax.hessian(pair)(output.ravel())) @ signs).reshape(output.shape)
+            return (_output_root(loss, output, y) @ signs).reshape(output.shape)
+        pair = partial(_pair, loss, output.shape, y)
         diagonal = signs * jax.jvp(jax.grad(pair), (output.ravel(),), (signs,))[1]
         return (jnp.sqrt(jnp.maximum(diagonal, 0)) * signs).reshape(output.shape)
 

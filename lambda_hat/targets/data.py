@@ -116,18 +116,20 @@ class Teacher(Source):
                 "in_dim, or take data=file."
             )
         x = _inputs(self.config, model.in_dim, rng(seed, "x"))
-        teacher, params = model.teacher(self.config, key(seed, "teacher"))
-        clean = devices.to_host(teacher.apply(params, jnp.asarray(x))).astype(float)
-        return Data(x, clean + _noise(self.config, x, clean.shape, rng(seed, "noise")), params, teacher)
+        return _labelled(self.config, x, model, seed, rng(seed, "noise"))
 
     def held_out(self, model, seed):
         if self.config.x_dist not in _PLAIN or self.config.x_whiten:  # what their shape is drawn from comes first
             return None
         config, generator = replace(self.config, n_data=min(self.config.n_data, MOST_HELD_OUT)), rng(seed, "held out")
-        x = _inputs(config, model.in_dim, generator)
-        teacher, params = model.teacher(config, key(seed, "teacher"))
-        clean = devices.to_host(teacher.apply(params, jnp.asarray(x))).astype(float)
-        return Data(x, clean + _noise(config, x, clean.shape, generator), params, teacher)
+        return _labelled(config, _inputs(config, model.in_dim, generator), model, seed, generator)
+
+
+def _labelled(config, x, model, seed, generator):
+    """Inputs with the teacher's outputs and noise for labels."""
+    teacher, params = model.teacher(config, key(seed, "teacher"))
+    clean = devices.to_host(teacher.apply(params, jnp.asarray(x))).astype(float)
+    return Data(x, clean + _noise(config, x, clean.shape, generator), params, teacher)
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,13 @@ def main(p, n, chains, chunks, precisions="float32", budget=0.3):
                 )
 
 
-if __name__ == "__main__":
+def run(function):
+    """Call a benchmark with the words of the command line, where conf/ can be composed and JAX is set up as for a run."""
     hydra_glue.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         devices.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)
-        main(*sys.argv[1:])
+        function(*sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -9,18 +9,13 @@ at nβ = n/log n and γ = 100.
 """
 
 import resource
-import sys
 import time
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator import network
+from accelerator import network, run
 
-from lambda_hat.commands.main import CONF
-from lambda_hat.config import hydra_glue
-from lambda_hat.system import devices
 from lambda_hat.targets import curvature, losses, metrics
 
 GAMMA, ITERATIONS = 100.0, 12
@@ -80,7 +75,4 @@ def main(sizes="1e5,1e6", n=2048, apart=""):
 
 
 if __name__ == "__main__":
-    hydra_glue.register()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        devices.start(hydra_glue.to_config(hydra.compose("config", [])).runtime)
-        main(*sys.argv[1:])
+    run(main)
