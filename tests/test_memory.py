@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, soak_but
 
 import lambda_hat
-from lambda_hat.jobs import memory
+from lambda_hat.jobs import memory, pipeline
 from lambda_hat.system.errors import UserError
 from lambda_hat.targets import artifact
 
@@ -125,6 +125,27 @@ def test_one_s_own_network_that_cannot_fit_is_refused_before_any_work(files, com
     outcome = command("sample", *own, *HUGE)
     assert outcome.code == 1 and "for chains" in outcome.text and "Traceback" not in outcome.text
     assert not list(files.glob("runs/targets/tgt_*/run_*"))
+
+
+def test_memory_that_runs_out_while_a_target_is_built_is_said_with_the_size_of_its_model(files, compose, monkeypatch):
+    """Which is not known before the source has run."""
+    config = compose.__wrapped__(*SAME, *FROM_FILE, "model.options={width: 200000}", "store.root=runs")
+    said = str(memory.out_of_memory(MemoryError(), config, "target"))
+    assert (
+        "0.75 GiB of memory and what the model needs, which only its source tells" in said
+        and " of them for " not in said
+    )
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(artifact, "_search", fail)
+    expected = memory.predict(config, "target", artifact.prepare(config).sizes)
+    with pytest.raises(UserError, match="Memory has run out") as caught:
+        pipeline.make(pipeline.job("target", config))
+    assert sum(expected.values()) > 1.5 * memory.GIB
+    assert f"is predicted to take {sum(expected.values()) / memory.GIB:.3g} GiB of memory" in str(caught.value)
+    assert "of them for data and training" in str(caught.value)
 
 
 def test_an_estimate_that_a_store_is_to_keep_is_refused_likewise(files):

@@ -6,6 +6,7 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import problems
 import pytest
 from test_cli import assert_one_sentence
@@ -137,7 +138,7 @@ def test_the_name_of_a_run_depends_on_the_set_of_patterns(compose):
     assert store.digest("run", [compose().sampler, posterior]) == compose().store.run_id.rpartition("_")[2]
 
 
-ADDED = ("parameters", "data", "data_sha256")
+ADDED = ("parameters", "data", "data_labels_path", "data_target", "data_sha256", "data_labels_sha256")
 """Settings that runs made before they existed lack."""
 
 REFUSED = [
@@ -150,7 +151,15 @@ REFUSED = [
         "at least 2 parameters",
     ),
     (("posterior.data=gone.npz",), "gone.npz: the file cannot be read"),
-    (("posterior.data=x.npy",), "x.npy must be a file .npz with arrays X and Y"),
+    (("posterior.data=x.npy",), "x.npy holds one array, the inputs; name the labels' with posterior.data_labels_path=y.npy"),
+    (("posterior.data=wide.csv",), "posterior.data_target must name the column of labels, one of a, b, c, d, y; got null"),
+    (("posterior.data=wide.npz", "posterior.data_target=y"), "posterior.data_target names a column, and posterior.data="),
+    (("posterior.data=wide.npz", "posterior.data_labels_path=x.npy"), "posterior.data_labels_path goes with a file .npy"),
+    (("posterior.data=x.txt",), "x.txt must be a file .npz, .npy, .csv or .parquet; got '.txt'"),
+    (("posterior.data_target=y",), "posterior.data_target says where the labels of posterior.data are, which is not given"),
+    (("posterior.data_labels_path=x.npy",), "posterior.data_labels_path says where the labels of posterior.data are"),
+    (("data=digits", "model.in_dim=64", "model.out_dim=10", "posterior.data=words.csv", "posterior.data_target=y"),
+     "must have numbers for labels, as the target's data; got words: no, yes."),
     (("posterior.data=wide.npz",), "wide.npz has inputs of shape (4,) and needs model.in_dim=4; got model.in_dim=8"),
     (("data=digits", "model.in_dim=4", "model.out_dim=10", "posterior.data=wide.npz"), "must have class numbers for labels"),
     (("model=quadratic", "posterior.data=wide.npz"), "posterior.data has no use with model=quadratic"),
@@ -162,6 +171,11 @@ REFUSED = [
 def test_what_cannot_be_restricted_is_refused_in_a_sentence(command, tmp_path, words, sentence):
     np.savez(tmp_path / "wide.npz", X=np.zeros((9, 4)), Y=np.zeros(9))
     np.save(tmp_path / "x.npy", np.zeros((9, 4)))
+    (tmp_path / "x.txt").write_text("1")
+    (tmp_path / "wide.csv").write_text("a,b,c,d,y\n1,2,3,4,5\n5,6,7,8,9\n")
+    row = ",".join(["0"] * 64)
+    header = ",".join(f"x{i}" for i in range(64))
+    (tmp_path / "words.csv").write_text(f"{header},y\n{row},yes\n{row},no\n")
     model = () if any(word.startswith("model=") for word in words) else ("model=small",)
     assert_one_sentence(command("sample", *model, *words, "store.root=runs"), sentence)
     assert not (tmp_path / "runs").exists()
@@ -244,3 +258,97 @@ def test_an_own_network_is_tried_with_the_restriction_before_anything_is_written
     pipeline.make(own()._replace(stage="target"))
     with pytest.raises(ConfigError, match=sentence):  # where the target is there already
         pipeline.try_out(job)
+
+
+# --- other data in other files ----------------------------------------------------------------------------------------
+
+TABLE = ("model=small", "model.in_dim=3", "model.out_dim=3", "model.widths=[2]", "model.depth=null", "data=file")
+TABLE += ("training.steps=20", "sampler=laplace", "sampler.draws=20", "runtime.figures=false")
+TABLE += ("store.root=runs", "runtime.compilation_cache=null")
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch, compose):
+    """`tables(*words)`: the job of a network on a table whose labels are words, in the present directory."""
+    monkeypatch.chdir(tmp_path)
+    x = pd.DataFrame(RNG.standard_normal((60, 3)), columns=["a", "b", "c"])
+    kinds = np.array(["cat", "dog", "eel"])[np.digitize(x["a"], [-0.5, 0.5])]
+    x.assign(kind=kinds).to_csv("all.csv", index=False)
+    few = x.assign(kind=kinds)[kinds != "cat"]  # where dog is the first word, and the second of the target's
+    few.to_csv("few.csv", index=False)
+    few.rename(columns={"kind": "animal"}).to_csv("renamed.csv", index=False)
+    few[["b", "a", "c", "kind"]].to_csv("turned.csv", index=False)
+    few.replace({"kind": {"eel": "emu"}}).to_csv("emu.csv", index=False)
+    numbers = few["kind"].map({"dog": 1, "eel": 2}).to_numpy()
+    np.savez("few.npz", X=few[["a", "b", "c"]].to_numpy(), Y=numbers)
+    np.save("x.npy", few[["a", "b", "c"]].to_numpy())
+    np.save("y.npy", numbers)
+    words = (*TABLE, "data.path=all.csv", "data.target=kind")
+    return lambda *more: pipeline.job("run", compose.__wrapped__(*words, *more))
+
+
+def test_the_loss_over_another_table_or_over_arrays_is_the_same(tables):
+    """Words have the numbers of the target's classes, though the other table lacks the first of them."""
+    found = {}
+    for words in (
+        ["posterior.data=few.npz"],
+        ["posterior.data=few.csv"],
+        ["posterior.data=renamed.csv", "posterior.data_target=animal"],
+        ["posterior.data=x.npy", "posterior.data_labels_path=y.npy"],
+    ):
+        job = tables(*words)
+        pipeline.try_out(job)
+        pipeline.make(job)
+        found[job.directory] = lambda_hat.open_run(job.directory).summary
+    assert len(found) == 4 and len({summary.estimand.other_data for summary in found.values()}) == 4
+    first, *others = found.values()
+    assert (
+        first.estimand.n == len(np.load("x.npy"))
+        and first.L0 != lambda_hat.open_target(job.paths.target).meta.metrics.L0
+    )
+    for other in others:
+        assert (other.L0, other.llc_mean) == (first.L0, first.llc_mean)
+
+
+def test_a_job_handed_on_refuses_other_labels(tables):
+    words = ["posterior.data=x.npy", "posterior.data_labels_path=y.npy"]
+    job = tables(*words)
+    frozen = json.loads(json.dumps(dataclasses.asdict(job.config)))
+    np.save("y.npy", np.zeros(len(np.load("x.npy")), int))
+    with pytest.raises(ConfigError, match=r"posterior\.data_labels_path=.*y\.npy: the file has changed since this job"):
+        pipeline.job("run", config_from_plain(frozen))
+    assert tables(*words).directory != job.directory
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("turned.csv", "must have the inputs of the target's table, in their order: a, b, c; got b, a, c."),
+        ("emu.csv", "must have labels among the target's classes, cat, dog, eel; got emu."),
+        ("renamed.csv", r"posterior.data_target must name the column of labels, one of a, b, c, animal; got kind"),
+    ],
+)
+def test_a_table_that_is_not_like_the_target_s_is_refused_before_anything_is_written(tables, tmp_path, path, sentence):
+    for is_built in (False, True):
+        if is_built:
+            pipeline.make(tables()._replace(stage="target"))
+        with pytest.raises(ConfigError, match=sentence):
+            pipeline.try_out(tables(f"posterior.data={path}"))
+        assert (tmp_path / "runs").exists() == is_built
+
+
+def test_an_estimate_over_a_table(tmp_path):
+    w0, path = REGRESSION.problem.w0, tmp_path / "other.csv"
+    table = pd.DataFrame(REGRESSION.x[:50], columns=list("abcde")).assign(y=REGRESSION.y[:50, 0])
+    table.to_csv(path, index=False)
+    np.savez(tmp_path / "other.npz", X=REGRESSION.x[:50], Y=REGRESSION.y[:50, 0])
+    common = {"noise_scale": REGRESSION.sigma, "gamma": 3.0, "sampler": "laplace", "draws": 20}
+    over = lambda **data: lambda_hat.estimate(
+        lambda w, x: x @ w, w0, REGRESSION.x, REGRESSION.y[:, 0], **common, **data
+    )
+    one, other = over(data=str(path), data_target="y"), over(data=str(tmp_path / "other.npz"))
+    assert one.llc == pytest.approx(other.llc, rel=1e-9) and one.summary.estimand.n == 50
+    with pytest.raises(
+        ConfigError, match=r"posterior.data_target must name the column of labels, one of a, b, c, d, e, y"
+    ):
+        over(data=str(path))

@@ -26,11 +26,13 @@ class Data:
         classes: whether labels are class numbers.
         noise_scale: σ of real-valued labels, or `residual`; None where none is stated.
         has_teacher: whether labels come from a teacher network, whose parameters w0 can be.
+        target: column of a table that is the labels; None where they are in no table.
         is_own: whether a user brings it, so that it is tried before work begins.
     """
 
     kind: str
     n_data: int
+    target: str | None = None
     sizes: tuple[int, int] | None = None
     classes: bool = False
     noise_scale: float | int | str | None = None

@@ -1,6 +1,7 @@
 """The tempered local posterior exp(−nβ L_n(w) − γ/2 |w − w0|²), of all parameters or some, on the target's data or others."""
 
 import difflib
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -12,13 +13,14 @@ from lambda_hat.config.data import Data, misfits
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import Analytic, Model, Network
 from lambda_hat.store import given
+from lambda_hat.store.given import listed
 from lambda_hat.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from lambda_hat.config.whole import Config
 
-MOST_NAMES = 12
-"""Parameters that a sentence lists."""
+FILES = {"data": "data_sha256", "data_labels_path": "data_labels_sha256"}
+"""Settings that name a file, and those that have the hash of its contents."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,26 @@ class Posterior:
         nonempty=True,
     )
     data: str | None = setting(
-        "a file .npz with arrays X and Y, over which L_n is the mean in place of the target's data (data-restricted LLC); it "
-        "says n; null = the target's",
+        "a file as data.path takes it, over whose pairs L_n is the mean in place of the target's (data-restricted LLC); it says "
+        "n; null = the target's",
         hashed=False,
     )
-    data_sha256: str | None = setting("hash of that file; null = as it is now")
+    data_labels_path: str | None = setting("with data=x.npy: .npy with Y", hashed=False)
+    data_target: str | None = setting(
+        "column of a table in data that is the labels; null = data.target, where the target's data have one"
+    )
+    data_sha256: str | None = setting("hash of the file of data; null = as it is now")
+    data_labels_sha256: str | None = setting("hash of the file of data_labels_path; null = as it is now")
 
     def __post_init__(self):
         if self.parameters is not None:
             patterns = sorted({pattern.replace("/", ".") for pattern in self.parameters})
             object.__setattr__(self, "parameters", None if "*" in patterns else patterns)
-        if self.data is not None:
-            object.__setattr__(self, "data", os.path.abspath(self.data))
-            if self.data_sha256 is None:
-                object.__setattr__(self, "data_sha256", given.sha256(self.data, "posterior.data"))
+        for name, digest in FILES.items():
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.abspath(path))
+                if getattr(self, digest) is None:
+                    object.__setattr__(self, digest, given.sha256(getattr(self, name), f"posterior.{name}"))
 
     @property
     def restricts(self) -> bool:
@@ -73,19 +81,39 @@ class Posterior:
 
     def pairs(self, data: Data) -> int:
         """Number of pairs n that L_n is the mean over, where the target's data are `data`."""
-        return data.n_data if self.data is None else self.facts().x_shape[0]
+        return data.n_data if self.data is None else self.facts(data.target).x_shape[0]
 
-    def facts(self) -> given.Facts:
+    def facts(self, target: str | None) -> given.Facts:
         """Shapes and ranges of what the file of `data` holds.
+
+        Arguments:
+            target: the column of labels of the target's own data; None where they are no table.
 
         Raises:
             ConfigError: where it holds no data set, or another one than the configuration was made for.
         """
+        return given.facts(*self._file(target))
+
+    def other_pairs(self, target: str | None) -> given.Pairs:
+        """What the file of `data` holds; argument and errors as for `facts`."""
+        return given.pairs(*self._file(target))
+
+    def _file(self, target):
         assert self.data is not None
-        given.refuse_changed(self.data, "posterior.data", self.data_sha256)
-        if not self.data.lower().endswith(".npz"):
-            raise ConfigError(f"posterior.data={self.data} must be a file .npz with arrays X and Y.")
-        return given.facts(self.data, None, None, "posterior.data")
+        for name, digest in FILES.items():
+            if (path := getattr(self, name)) is not None:
+                given.refuse_changed(path, f"posterior.{name}", getattr(self, digest))
+        is_table = self.data.lower().endswith(given.TABLES)
+        column = self.data_target if self.data_target is not None or not is_table else target
+        return self.data, self.data_labels_path, column, "posterior.data"
+
+    @property
+    def other_data(self) -> str | None:
+        """Which pairs L_n is over, by their contents; None for the target's."""
+        parts = [self.data_labels_sha256, self.data_target]
+        if not any(parts):
+            return self.data_sha256
+        return hashlib.sha256(repr([self.data_sha256, *parts]).encode()).hexdigest()
 
     def moving(self, names: Iterable[str]) -> list[str]:
         """Which of the model's parameters move, in their order.
@@ -101,7 +129,7 @@ class Posterior:
             close = difflib.get_close_matches(idle[0], plain, 1)
             raise ConfigError(
                 f"posterior.parameters: {', '.join(idle)} match{'es' * (len(idle) == 1)} no parameter; this model has "
-                f"{_listed(plain)}.{f' Did you mean {close[0]}?' if close else ''}"
+                f"{listed(plain)}.{f' Did you mean {close[0]}?' if close else ''}"
             )
         return [n for n, one in zip(names, plain, strict=True) if any(_matches(one, p) for p in self.parameters)]
 
@@ -121,12 +149,16 @@ class Posterior:
                 f"posterior.beta={self.beta:g} and posterior.nbeta={self.nbeta:g} say the same thing twice: leave one of "
                 "them null."
             )
-        if self.data is None and self.data_sha256 is not None:
-            yield "posterior.data_sha256 is the hash of posterior.data, which is not given; leave it out."
+        for name, digest in FILES.items():
+            if getattr(self, name) is None and getattr(self, digest) is not None:
+                yield f"posterior.{digest} is the hash of posterior.{name}, which is not given; leave it out."
+        for name in ("data_labels_path", "data_target"):
+            if self.data is None and getattr(self, name) is not None:
+                yield f"posterior.{name} says where the labels of posterior.data are, which is not given; leave it out."
         if isinstance(whole.model, Analytic) and self.data is not None:
             yield f"posterior.data has no use with model={whole.model.kind}, which is itself the loss; leave it out."
         elif self.data is not None:
-            facts = self.facts()
+            facts = self.facts(whole.data.target)
             if whole.data.classes and not facts.integer:
                 yield f"posterior.data={self.data} must have class numbers for labels, as data={whole.data.kind}; got floats."
             elif isinstance(whole.model, Network):
@@ -140,7 +172,3 @@ class Posterior:
 
 def _matches(name, pattern):
     return name == pattern or fnmatchcase(name, pattern)
-
-
-def _listed(names):
-    return ", ".join(names[:MOST_NAMES]) + (f", … ({len(names)} in all)" if len(names) > MOST_NAMES else "")

@@ -217,7 +217,7 @@ def _match(record, keys):
         if not (name in free or name.startswith(tuple(each for each in free if each.endswith("."))))
     )
     came_out = tuple(getattr(record.summary.estimand, name) for name in ASKED if f"posterior.{name}" not in keys)
-    if "posterior.data" in keys or "posterior.data_sha256" in keys:
+    if any(key.startswith("posterior.data") for key in keys):
         came_out = came_out[:-1]
     sampler = () if "sampler.name" in keys else (record.sampler,)
     return asked, came_out, sampler, record.target_version, record.summary.estimator

@@ -106,7 +106,11 @@ class Estimand(NamedTuple):
 
 
 RESOLVED = {
-    f"posterior.{name}" for name in ("beta", "nbeta", "gamma", "prior_radius", "loss", "parameters", "data_sha256")
+    f"posterior.{name}"
+    for name in (
+        *("beta", "nbeta", "gamma", "prior_radius", "loss", "parameters"),
+        *("data_sha256", "data_labels_sha256", "data_target"),
+    )
 }
 """Settings of the posterior that `analysis.summary.Estimand` has the effect of, however it was asked for."""
 

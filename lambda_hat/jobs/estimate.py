@@ -188,9 +188,10 @@ def estimate(
         n: number of data that `potential` is the mean loss of.
         settings: settings of sampler and posterior by name, such as draws (1000), warmup (100), chains (4), mcse_target (0.005:
             drawing stops at this error relative to λ̂), prior_radius (r, for γ = p/r²), parameters (shell patterns of the names
-            of those that move, ["conv.*", "head.w"]; the others stay at w0), data (a file .npz with arrays X and Y, over which L_n
-            is the mean in place of x and y; w0 need be no minimum there, and n sets β). What is not given has conf/'s value;
-            None is null there (mcse_target=None: all draws are made).
+            of those that move, ["conv.*", "head.w"]; the others stay at w0), data (a file .npz with arrays X and Y, .npy with
+            data_labels_path, or .csv or .parquet with data_target, over whose pairs L_n is the mean in place of x and y; w0 need
+            be no minimum there, and n sets β). What is not given has conf/'s value; None is null there (mcse_target=None: all
+            draws are made).
 
     Returns:
         `Estimate`.
@@ -299,7 +300,7 @@ def _check_fit(settings, target):
     """Refuse settings that do not fit each other, or this many data or parameters."""
     whole = SimpleNamespace(
         model=None,
-        data=SimpleNamespace(n_data=target.meta["dims"]["n"], classes=False),
+        data=SimpleNamespace(n_data=target.meta["dims"]["n"], classes=False, target=None),
         posterior=settings.posterior,
         sampler=settings.sampler,
     )

@@ -33,7 +33,7 @@ def check(config, stage, known=None):
     parts = predict(config, stage, known)
     wanted, (there, whose) = sum(parts.values()), available(config.runtime.memory_limit)
     if wanted > there:
-        raise UserError(f"{_words(parts, wanted)}, and {whose} {there / GIB:.3g} GiB: {_advice(parts)}.")
+        raise UserError(f"{_words(config, parts, known)}, and {whose} {there / GIB:.3g} GiB: {_advice(parts)}.")
 
 
 def out_of_memory(error, config, stage, known=None):
@@ -43,8 +43,8 @@ def out_of_memory(error, config, stage, known=None):
     parts = predict(config, stage, known)
     there, whose = available(config.runtime.memory_limit)
     return UserError(
-        f"Memory has run out. {_words(parts, sum(parts.values()))}, and {whose} {there / GIB:.3g} GiB, which others use "
-        f"too: {_advice(parts)}."
+        f"Memory has run out. {_words(config, parts, known)}, and {whose} {there / GIB:.3g} GiB, which others use too: "
+        f"{_advice(parts)}."
     )
 
 
@@ -97,9 +97,12 @@ def _curvature(p, squares, devices):
     return 4 * 4 * GROUP * p * devices + 8 * 3 * squares
 
 
-def _words(parts, wanted):
+def _words(config, parts, known):
+    wanted = sum(parts.values()) / GIB
+    if known is None and sizes.of(config.model) is None:
+        return f"This job is predicted to take {wanted:.3g} GiB of memory and what the model needs, which only its source tells"
     most = max((name for name in parts if name != "the process"), key=parts.get)
-    return f"This job is predicted to take {wanted / GIB:.3g} GiB of memory, {parts[most] / GIB:.3g} of them for {most}"
+    return f"This job is predicted to take {wanted:.3g} GiB of memory, {parts[most] / GIB:.3g} of them for {most}"
 
 
 _ADVICE = {

@@ -130,10 +130,10 @@ def try_out(job, platform=None):
             "the file that it was made from."
         )
     is_built = store.is_done(job.paths.target) and not config.force
-    restricts = job.stage == "run" and config.posterior.restricts and isinstance(config.model, configs.Custom)
-    if is_built and not restricts:
-        return
-    if not any(group.is_own for group in (config.model, config.data, config.training)):
+    on_files = config.posterior.data is not None or isinstance(config.model, configs.Custom)
+    restricts = job.stage == "run" and config.posterior.restricts and on_files
+    is_own = any(group.is_own for group in (config.model, config.data, config.training))
+    if not restricts and (is_built or not is_own):
         return
     memory.check(config, "target")
     from lambda_hat.system import devices
@@ -258,8 +258,18 @@ def _build(job, lease, _gpus):
     lease.report(phase="train", now=True)
     kept = _trajectory(job, say)
     with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
-        fits = partial(memory.check, config, "target")
-        target = journal.attempt(lambda: artifact.build(config, say, journal, kept, fits))
+        told = []
+
+        def fits(sizes):
+            told.append(sizes)
+            memory.check(config, "target", sizes)
+
+        try:
+            target = journal.attempt(lambda: artifact.build(config, say, journal, kept, fits))
+        except Exception as error:
+            if told and (mended := memory.out_of_memory(error, config, "target", told[-1])):
+                raise mended from error
+            raise
         target.meta["walltime_sec"] = time.perf_counter() - began
         artifact.write(hidden, target, paths.target_id)
         store.write_config(hidden, _groups(config, "target"))

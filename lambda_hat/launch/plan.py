@@ -257,7 +257,7 @@ def try_out(found, platform=None):
 
 def _restriction(item):
     posterior = item.job.config.posterior
-    return repr((posterior.parameters, posterior.data_sha256))
+    return repr((posterior.parameters, posterior.other_data))
 
 
 def tidy(found):

@@ -24,18 +24,32 @@ _HASHES: dict[tuple, str] = {}
 _FACTS: dict[tuple, "Facts"] = {}
 
 
+class Table(NamedTuple):
+    """What the parts of a data set are called in a table.
+
+    Attributes:
+        target: the column of labels.
+        inputs: the other columns.
+        classes: what class i is called, where labels are words; else None.
+    """
+
+    target: str
+    inputs: tuple[str, ...]
+    classes: tuple[str, ...] | None
+
+
 class Pairs(NamedTuple):
     """A data set as a file holds it.
 
     Attributes:
         x: inputs `[n, …]`, floats or integers.
         y: labels `[n, …]`, floats or integers.
-        names: what class i is called in the file, where labels are words; else None.
+        table: what they are called, where the file is a table; else None.
     """
 
     x: "np.ndarray"
     y: "np.ndarray"
-    names: tuple[str, ...] | None
+    table: Table | None
 
 
 class Facts(NamedTuple):
@@ -149,8 +163,9 @@ def pairs(path: str, labels_path: str | None, target: str | None, key: str = "da
     """
     ending = Path(path).suffix.lower()
     named = f"{key}={path}"
+    table = None
     if ending in TABLES:
-        x, y, names = _table(path, ending, target, key)
+        x, y, table = _table(path, ending, target, key)
     elif target is not None:
         raise ConfigError(f"{_beside(key, 'target')} names a column, and {named} holds no table; leave it out.")
     elif ending == ".npy":
@@ -158,13 +173,13 @@ def pairs(path: str, labels_path: str | None, target: str | None, key: str = "da
             raise ConfigError(
                 f"{named} holds one array, the inputs; name the labels' with {_beside(key, 'labels_path')}=y.npy."
             )
-        x, y, names = _npy(path, key), _npy(labels_path, _beside(key, "labels_path")), None
+        x, y = _npy(path, key), _npy(labels_path, _beside(key, "labels_path"))
     elif ending == ".npz":
         arrays = npz(path, key)
         upper = {name.upper(): array for name, array in arrays.items()}
         if not {"X", "Y"} <= set(upper):
-            raise ConfigError(f"{named} must hold arrays X and Y; got {_listed(arrays) or 'none'}.")
-        x, y, names = upper["X"], upper["Y"], None
+            raise ConfigError(f"{named} must hold arrays X and Y; got {listed(arrays) or 'none'}.")
+        x, y = upper["X"], upper["Y"]
     else:
         raise ConfigError(f"{named} must be a file .npz, .npy, .csv or .parquet; got {ending or 'none of these'!r}.")
     if labels_path is not None and ending != ".npy":
@@ -172,12 +187,12 @@ def pairs(path: str, labels_path: str | None, target: str | None, key: str = "da
             f"{_beside(key, 'labels_path')} goes with a file .npy of inputs, and {named} has its own labels."
         )
     x, y = _checked(x, y, named)
-    return Pairs(x, y, names)
+    return Pairs(x, y, table)
 
 
 def _beside(key, name):
-    """The setting of this name in the same group."""
-    return f"{key.rpartition('.')[0]}.{name}"
+    """The setting that says this of the file: `data.target` for `data.path`, `posterior.data_target` for `posterior.data`."""
+    return key.removesuffix("path") + name if key.endswith("path") else f"{key}_{name}"
 
 
 def _checked(x, y, named):
@@ -223,7 +238,7 @@ def _table(path, ending, target, key):
     if target is None or target not in table.columns:
         got = "null" if target is None else target
         raise ConfigError(
-            f"{_beside(key, 'target')} must name the column of labels, one of {_listed(table.columns)}; got {got}."
+            f"{_beside(key, 'target')} must name the column of labels, one of {listed(table.columns)}; got {got}."
         )
     for column in table.columns:
         lacking = np.flatnonzero(table[column].isna())
@@ -238,10 +253,11 @@ def _table(path, ending, target, key):
                 f"{named}: column {column} must hold numbers; got {inputs[column].iloc[0]!r:.40}. Encode it, or leave it out."
             )
     labels = table[target]
+    x, columns = inputs.to_numpy(), tuple(inputs.columns)
     if pd.api.types.is_numeric_dtype(labels):
-        return inputs.to_numpy(), labels.to_numpy(), None
+        return x, labels.to_numpy(), Table(target, columns, None)
     names, y = np.unique(labels.astype(str).to_numpy(str), return_inverse=True)
-    return inputs.to_numpy(), y.astype(np.int64), tuple(str(name) for name in names)
+    return x, y.astype(np.int64), Table(target, columns, tuple(str(name) for name in names))
 
 
 # --- arrays by name ---------------------------------------------------------------------------------------------------
@@ -331,6 +347,7 @@ def _brief(error):
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def _listed(names: Iterable[Any], most: int = 8) -> str:
+def listed(names: Iterable[Any], most: int = 12) -> str:
+    """Names in a sentence: the first ones, and how many there are."""
     names = [str(name) for name in names]
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

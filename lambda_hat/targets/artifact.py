@@ -126,7 +126,7 @@ def prepare(config):
     """Everything that a target is made of, but w0, which is where the search for it begins; tried out where it is a user's own.
 
     Returns:
-        the `Target`, without `meta`.
+        the `Target`, whose `meta` says no more than the table that the pairs are from, where they are.
 
     Raises:
         ConfigError: where model, data and weights do not fit each other.
@@ -146,7 +146,8 @@ def prepare(config):
     if isinstance(model, models.Network) and any(part.is_own for part in (config.model, config.data, config.training)):
         name = (isinstance(config.model, Custom) and config.model.callable) or config.model.kind
         y = custom.fit_labels(y, custom.check_network(name, model.apply, start, data.x))
-    return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, {})
+    meta = {} if data.table is None else {"table": data.table._asdict()}
+    return Target(model, start, data.x, y, datasets.source(config.data).noise_scale, meta)
 
 
 def build(config, log, journal=None, kept=None, check=lambda sizes: None):
@@ -179,7 +180,7 @@ def build(config, log, journal=None, kept=None, check=lambda sizes: None):
             "target: the polish moved w by {polish_distance:.3g} to |w0| = {w0_norm:.3g}, L_n from {L0_before_polish:.4g} to "
             "{L0:.4g}; training.polish_steps=0 keeps where the optimizer ended".format(**metrics)
         )
-    meta = {
+    meta = target.meta | {
         "target_id": None,
         "created_at": store.created_at(),
         "code_sha": provenance.code_sha(),

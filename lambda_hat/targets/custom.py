@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from lambda_hat.store.given import listed
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets.models import Network, Params, Potential
 
@@ -142,9 +143,9 @@ def fill_in(params: Params, arrays: dict[str, np.ndarray], where: str) -> Params
         lacking = [name for name, (plain, _) in wanted.items() if plain not in given]
         unknown = sorted(set(given) - {plain for plain, _ in wanted.values()})
         raise ConfigError(
-            f"{where} must hold one array for each parameter, by its name: {_listed(wanted)}; "
+            f"{where} must hold one array for each parameter, by its name: {listed(wanted)}; "
             + "; ".join(
-                f"{what} {_listed(names)}" for what, names in (("it lacks", lacking), ("unknown are", unknown)) if names
+                f"{what} {listed(names)}" for what, names in (("it lacks", lacking), ("unknown are", unknown)) if names
             )
             + "."
         )
@@ -165,11 +166,6 @@ def fill_in(params: Params, arrays: dict[str, np.ndarray], where: str) -> Params
 def _plain_name(name, names):
     plain = name.replace("/", ".")
     return plain.removeprefix("params.") if all(n.replace("/", ".").startswith("params.") for n in names) else plain
-
-
-def _listed(names, most=12):
-    names = list(names)
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

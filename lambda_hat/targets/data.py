@@ -35,12 +35,14 @@ class Data(NamedTuple):
         y: labels `[n, …]` float64, or class numbers `[n, …]` int64.
         teacher: the teacher's parameters, or None.
         teacher_model: the `models.Model` they belong to, or None.
+        table: what inputs and labels are called in the table that they are from, or None.
     """
 
     x: Num[np.ndarray, "n ..."]
     y: Num[np.ndarray, "n ..."]
     teacher: models.Params | None = None
     teacher_model: models.Model | None = None
+    table: given.Table | None = None
 
 
 class Source(ABC):
@@ -250,13 +252,13 @@ class FromFile(Source):
     def _part(self, seed, part):
         assert self.config.path is not None and self.config.n_data is not None
         self.config.facts()  # refuses a file that has changed
-        x, y, _ = given.pairs(self.config.path, self.config.labels_path, self.config.target)
+        x, y, table = given.pairs(self.config.path, self.config.labels_path, self.config.target)
         if self.config.n_data < len(x):
             subset = rng(seed, "x").permutation(len(x))[part]
             x, y = x[subset], y[subset]
         elif part.start is not None:  # all pairs are trained on
             x, y = x[:0], y[:0]
-        return Data(x, y if self.config.classes else y.astype(np.float64))
+        return Data(x, y if self.config.classes else y.astype(np.float64), table=table)
 
 
 _SOURCES = {

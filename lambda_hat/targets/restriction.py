@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from lambda_hat.config import Posterior
-from lambda_hat.store import given
+from lambda_hat.store.given import listed
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import custom, models
 from lambda_hat.targets.models import Params
@@ -57,14 +57,21 @@ def _on_other_data(posterior, target):
     named = f"posterior.data={posterior.data}"
     if target.model.potential is not None:
         raise ConfigError(f"{named} has no use with a model that is itself the loss; leave it out.")
-    facts = posterior.facts()  # refuses a file that has changed
-    x, y, _ = given.pairs(posterior.data, None, None, "posterior.data")
+    own = target.meta.get("table")
+    x, y, table = posterior.other_pairs(own and own["target"])
+    if own and table and table.inputs != tuple(own["inputs"]):
+        raise ConfigError(
+            f"{named} must have the inputs of the target's table, in their order: {listed(own['inputs'])}; got "
+            f"{listed(table.inputs)}."
+        )
+    if table and table.classes:
+        y = _numbered(y, table.classes, own and own["classes"], named)
     for what, ours, theirs in (("inputs", target.x, x), ("labels", target.y, y)):
         if (ours.dtype.kind == "i") > (theirs.dtype.kind == "i"):
             raise ConfigError(f"{named} must have integers for {what}, as the target's data; got floats.")
     if x.shape[1:] != target.x.shape[1:]:
         raise ConfigError(
-            f"{named} must have inputs of the target's shape {target.x.shape[1:]}; got {facts.x_shape[1:]} for each."
+            f"{named} must have inputs of the target's shape {target.x.shape[1:]}; got {x.shape[1:]} for each."
         )
     x, y = x.astype(target.x.dtype), y.astype(target.y.dtype)
     try:
@@ -73,8 +80,22 @@ def _on_other_data(posterior, target):
     except ConfigError as error:
         raise ConfigError(f"{named}: {error}") from error
     dims = target.meta.get("dims", {}) | {"n": len(x)}
-    meta = target.meta | {"dims": dims, "truth": None, "other_data": posterior.data_sha256}
+    meta = target.meta | {"dims": dims, "truth": None, "other_data": posterior.other_data}
     return target._replace(x=x, y=y, meta=meta)
+
+
+def _numbered(y, names, classes, named):
+    """Labels that are words, by the numbers that the target's classes have."""
+    if not classes:
+        raise ConfigError(
+            f"{named} must have numbers for labels, as the target's data; got words: {listed(names)}. Which class has which number "
+            "is known only of a target whose own labels are words."
+        )
+    if unknown := [name for name in names if name not in classes]:
+        raise ConfigError(
+            f"{named} must have labels among the target's classes, {listed(classes)}; got {listed(unknown)}."
+        )
+    return np.array([list(classes).index(name) for name in names])[y]
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
