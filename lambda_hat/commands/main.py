@@ -44,7 +44,7 @@ def _main(stage):
             if sweep := HydraConfig.get().sweeper.get("params"):
                 raise ConfigError(f"{' '.join(words)} is a sweep over {', '.join(sweep)}: run it with -m.")
             hydra_glue.name_choices(cfg, HydraConfig.get().runtime.choices)
-            sys.exit(combinations.run_all(stage, [(lambda: cfg, words)], HydraConfig.get()))
+            sys.exit(combinations.run_all(stage, [(partial(hydra_glue.to_config, cfg), words)], HydraConfig.get()))
         except UserError as error:  # here, since Hydra would print a line of its own before ours
             sys.exit(str(error))
 

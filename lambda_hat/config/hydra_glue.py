@@ -4,10 +4,12 @@ Below this module and store.py there are dataclasses only, no OmegaConf object.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from types import MappingProxyType
+from typing import Any, get_args
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -65,34 +67,47 @@ def name_choices(cfg, choices):
             names[group] = choices[group]
 
 
-def to_config(cfg):
+def to_config(cfg, known: Mapping[str, Any] = MappingProxyType({})):
     """The composed Hydra configuration as one `Config` of dataclasses.
+
+    Arguments:
+        known: settings that this function has made before of the same values, by name.
 
     Raises:
         ConfigError: for a setting that is unknown or missing, or cannot be resolved, or whose range is left.
     """
-    _refuse_unknown(cfg)
-    settings = {}
+    _refuse_unknown_in("", cfg, [f.name for f in fields(Config)], ignored={"hydra", *known})  # which `+key=value` opens
+    settings, made = dict(known), OmegaConf.get_cache(cfg)["digest"]
     try:
         for name in sorted((f.name for f in fields(Config)), key=lambda name: name == "store"):
-            if name == "store" and (found := list(range_problems(settings))):  # before its ids are hashed from them
-                raise ConfigError("\n".join(found))
+            if name == "store":  # whose ids are hashed from the others
+                fresh = {name: value for name, value in settings.items() if name not in known}
+                if found := list(range_problems(fresh)):
+                    raise ConfigError("\n".join(found))
+                made |= {id(cfg[name]): value for name, value in settings.items()}
             if OmegaConf.is_missing(cfg, name):
                 raise ConfigError(f"{name} is missing; set it on the command line, or do not delete it there.")
-            value = cfg[name]
-            settings[name] = OmegaConf.to_object(value) if isinstance(value, DictConfig) else value
+            if name not in known:
+                value = cfg[name]
+                if name == "store":
+                    _settle(value)
+                settings[name] = OmegaConf.to_object(value) if isinstance(value, DictConfig) else value
     except OmegaConfBaseException as error:
         raise ConfigError(messages.of(error)) from error
+    finally:
+        made.clear()
     return Config(**settings)
 
 
-def _refuse_unknown(cfg):
-    """`+key=value` opens even a closed configuration."""
-    _refuse_unknown_in("", cfg, [f.name for f in fields(Config)], ignored=frozenset({"hydra"}))
+def _settle(node):
+    """Put in the place of interpolations what they stand for, so that those which name others are resolved once."""
+    for key in node:
+        if OmegaConf.is_interpolation(node, key) and "${" not in str(value := node[key]):
+            node[key] = value
 
 
-def _refuse_unknown_in(prefix, node, known, ignored=frozenset()):
-    for key in sorted(set(node) - ignored):
+def _refuse_unknown_in(prefix, node, known, ignored=()):
+    for key in sorted(set(node).difference(ignored)):
         if key not in known:
             raise ConfigError(messages.unknown(f"{prefix}{key}", known))
         if not (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
@@ -153,5 +168,9 @@ def _schema(cls):
     return node
 
 
-def _digest(stage, *nodes):
-    return store.digest(stage, [OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for node in nodes])
+def _digest(stage, *nodes, _root_):
+    made = OmegaConf.get_cache(_root_)["digest"]  # what `to_config` has made of a node already
+    return store.digest(
+        stage,
+        [made.get(id(node)) or OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for node in nodes],
+    )

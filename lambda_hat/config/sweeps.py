@@ -82,7 +82,7 @@ def expanded(words: list[str], compose: Callable[[list[str]], Any]) -> list[list
     try:
         steps = compose(rest).training.steps
     except Exception as error:
-        if not messages.is_of_composition(error):
+        if not (isinstance(error, ConfigError) or messages.is_of_composition(error)):
             raise
         steps = None
     if type(steps) is not int or steps < 0:  # which checking the combination says

@@ -4,7 +4,6 @@ So the names are those that `model=custom model.source=â€¦ data=file data.path=â
 `numpy.savez` writes of the same arrays.
 """
 
-import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -33,8 +32,6 @@ from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import custom
 from lambda_hat.targets import source as sources
 from lambda_hat.targets.models import Params
-
-log = logging.getLogger(__name__)
 
 ASIDE = 0.1
 """How far from w0 two networks are compared a second time, over the size of each array: many agree where all weights are zero."""
@@ -123,7 +120,7 @@ def keep(
             with home.lent():
                 pipeline.make(job)
         pipeline.tidy(job)
-    log.info(pipeline.result_line(job))
+    pipeline.tell_result(job)
     path = job.directory / "trace.nc"
     store.check_hash(path)
     with trace.read(path) as tree:

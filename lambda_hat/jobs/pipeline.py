@@ -459,16 +459,11 @@ def _progress(config):
 # --- what came out ----------------------------------------------------------------------------------------------------
 
 
-def fails(job):
-    """Whether a finished job counts as a failure: a run without a finite λ̂, or with strict=true one whose status is bad."""
-    if job.stage == "target":
-        return False
-    summary = Summary.read(job.directory)
-    return summary.llc_mean is None or (job.config.strict and summary.status == "bad")
+def tell_result(job):
+    """Say what a finished job found and where it is.
 
-
-def result_line(job):
-    """One line that says what a finished job found and where it is.
+    Returns:
+        whether that counts as a failure: a run without a finite λ̂, or with strict=true one whose status is bad.
 
     Raises:
         StoreError: where its files are damaged, or its configuration is not the one that it is named after.
@@ -476,10 +471,13 @@ def result_line(job):
     store.open_config(job.directory, job.stage, _groups(job.config, job.stage))
     if job.stage == "target":
         meta = store.read_json(job.directory / "meta.json", *META_KEYS)
-        return f"target  p = {meta['dims']['p']}  n = {meta['dims']['n']}  L0 = {meta['metrics']['L0']:.6g}  {job.directory}"
+        dims, loss = meta["dims"], meta["metrics"]["L0"]
+        log.info("target  p = %s  n = %s  L0 = %.6g  %s", dims["p"], dims["n"], loss, job.directory)
+        return False
     summary = Summary.read(job.directory)
     line = f"{summary.sampler:5}  {summary.line()}  {summary.status}  {job.directory}"
     more = [*summary.restrictions(), *(f"{summary.status}: {reason}" for reason in summary.status_reasons)]
     if text := summary.from_minimum_text():
         more = [text, *more]
-    return "\n".join([line, *(f"       {each}" for each in more)])
+    log.info("\n".join([line, *(f"       {each}" for each in more)]))
+    return summary.llc_mean is None or (job.config.strict and summary.status == "bad")

@@ -8,7 +8,7 @@ def run_all(stage, combinations, hydra):
 
     Arguments:
         stage: `target` or `run`.
-        combinations: pairs of a function that composes the configuration and the command line's overrides.
+        combinations: pairs of a function that composes the `Config` and the command line's overrides.
         hydra: the composed `hydra`.
     """
     options = launcher.of(hydra)

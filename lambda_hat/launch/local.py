@@ -29,7 +29,7 @@ def run_all(stage, combinations, options):
 
     Arguments:
         stage: `target` or `run`.
-        combinations: pairs of a function that composes the configuration and the command line's overrides.
+        combinations: pairs of a function that composes the `Config` and the command line's overrides.
         options: `config.launcher.Here`, or `Local` for processes of their own.
 
     Returns:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from lambda_hat import store
 from lambda_hat.config import hydra_private, messages
-from lambda_hat.config.hydra_glue import to_config
 from lambda_hat.jobs import pipeline
 from lambda_hat.store import lease as leases
 from lambda_hat.store import trajectory as trajectories
@@ -105,7 +104,7 @@ def checked(stage, combinations):
 
     Arguments:
         stage: `target` or `run`.
-        combinations: pairs of a function that composes the configuration and the command line's overrides.
+        combinations: pairs of a function that composes the `Config` and the command line's overrides.
 
     Returns:
         a list of `Item`.
@@ -119,7 +118,7 @@ def checked(stage, combinations):
     with hydra_private.parsed_once():
         for compose, overrides in combinations:
             try:
-                config = to_config(compose())
+                config = compose()
                 if config.target is not None:
                     _refuse_restated(overrides)
                 job = pipeline.job(stage, config)
@@ -271,8 +270,7 @@ def tell_results(items):
     code = 0
     for item in items:
         try:
-            log.info(pipeline.result_line(item.job))
-            code |= pipeline.fails(item.job)
+            code |= pipeline.tell_result(item.job)
         except UserError as error:
             log.error(str(error))
             code = 1

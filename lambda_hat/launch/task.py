@@ -121,8 +121,7 @@ class Task(submitit.helpers.Checkpointable):
                     )
                 pipeline.make(job, str(paths.stdout), self.gpus)
                 self._tell_of_idle_gpus()
-            log.info(pipeline.result_line(job))
-            return not pipeline.fails(job)
+            return not pipeline.tell_result(job)
         except Deposed as error:  # the notes in its work directory are the next owner's
             log.error("stopped: %s", error)
             return False

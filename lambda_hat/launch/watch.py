@@ -124,8 +124,7 @@ class _Watch:
     def _tell(self, one):
         self._count["done"] += 1
         try:
-            log.info(pipeline.result_line(one.item.job))
-            self.bad |= pipeline.fails(one.item.job)
+            self.bad |= pipeline.tell_result(one.item.job)
         except UserError as error:
             log.error(str(error))
             self.bad = True
