@@ -2,6 +2,8 @@
 
 import base64
 import csv
+import io
+import itertools
 import json
 import os
 import re
@@ -11,6 +13,8 @@ import xml.etree.ElementTree
 from html.parser import HTMLParser
 
 import h5py
+import matplotlib.colors
+import matplotlib.image
 import numpy as np
 import pytest
 from benchmarks.inspecting import copy
@@ -19,7 +23,7 @@ from test_cli import run_of
 from lambda_hat import store
 from lambda_hat.inspect import formats
 from lambda_hat.inspect.scan import scan
-from lambda_hat.report import draws, header, page, svg, sweeps
+from lambda_hat.report import draws, header, image, inline, page, svg, sweeps
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -186,10 +190,14 @@ def test_swept_settings_are_drawn_with_their_data(grid, tool, tmp_path):
     assert [row["status"] for row in tables[0]].count("bad") == 1
     files = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert {"calibration.svg", "calibration.png", "calibration.csv"} < set(files)
-    assert [sum(name.endswith(end) for name in files) for end in (".png", ".csv")] == [3, 3]
-    small = [name for name in files if name.endswith(".svg") and name.replace(".svg", ".csv") not in files]
-    assert len(small) == text.count('<svg class="plot"') and any(name.startswith(grid[0].target_id) for name in small)
+    stems = {name.rpartition(".")[0] for name in files}
+    assert set(files) == {f"{stem}{end}" for stem in stems for end in (".svg", ".png", ".csv")}
+    small = [stem for stem in stems if stem.startswith(grid[0].target_id)]
+    panels = text[text.index("<h2>λ̂ over γ</h2>") : text.index("<h2>λ̂ of each network</h2>")].count('<svg class="plot"')
+    assert len(small) == text.count('<svg class="plot"') - panels == len(stems) - 3 and panels == 5
     for name in files:
+        if name.endswith(".png"):
+            assert (tmp_path / "figures" / name).read_bytes().startswith(b"\x89PNG")
         if name.endswith(".svg"):
             assert (
                 xml.etree.ElementTree.parse(tmp_path / "figures" / name).getroot().tag
@@ -444,3 +452,56 @@ def test_draws_are_those_of_the_trace(tiny, tmp_path):
             np.testing.assert_array_equal(found.llc, file["posterior/llc"][()])
         assert found.llc.mean() == pytest.approx(row.summary.llc_raw or row.summary.llc_mean)
         assert found.gradients[-1] == pytest.approx(row.summary.total_fges)
+
+
+# --- files of small figures -------------------------------------------------------------------------------------------
+
+
+def test_a_figures_marks_are_its_data_and_its_pixels():
+    plot = svg.Plot((0, 10), (1, 100), xlabel="step", ylabel="λ̂", ylog=True, names=[(10, "ten")])
+    plot.line([1, 2, 3], [10.0, float("nan"), 30.0], "s0", "chain 0")
+    plot.error(4, 20.0, 50.0, "s1", "a run")
+    plot.points([(5, 10.0), (6, 20.0)], "cross", "s1 bad")
+    plot.box(7, 8, 1, 10, "c0")
+    header, lines = plot.table()
+    assert header == ["mark", "what", "step", "λ̂", "x_end", "y_end"]
+    assert lines == [
+        ["line", "chain 0", 1.0, 10.0, None, None],
+        ["line", "chain 0", 3.0, 30.0, None, None],
+        ["error", "a run", 4.0, 20.0, None, 50.0],
+        ["cross", "s1 bad", 5.0, 10.0, None, None],
+        ["cross", "s1 bad", 6.0, 20.0, None, None],
+        ["box", "c0", 7.0, 1.0, 8.0, 10.0],
+    ]
+    rules, colours = image._style()
+    pixels = matplotlib.image.imread(io.BytesIO(image.png(plot, colours)), format="png")
+    high, wide, _ = pixels.shape
+    assert wide == round(svg.WIDTH / 72 * image.DOTS) and abs(high - 230 / 72 * image.DOTS) < 1
+    x, y = plot.place(7.5, 3.0)  # inside the box
+    at = pixels[round((svg.TOP + y) * high / 230), round((plot.left + x) * wide / svg.WIDTH)]
+    blue = np.array(matplotlib.colors.to_rgb(colours["s0"]))
+    np.testing.assert_allclose(at[:3], 0.75 * blue + 0.25, atol=0.02)
+    root = xml.etree.ElementTree.fromstring(image.alone(plot, rules))
+    assert root.find(".//{*}polyline").get("points") == "34.0,93.0 102.0,48.6"
+    assert "ten" in [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_names_that_would_overlap_are_left_out():
+    names = [(i, f"value {i}") for i in range(20)]
+    plot = svg.Plot((0, 19), (0, 1), xlabel="x", xnames=names)
+    kept = plot.xticks()
+    assert kept[0] == names[0] and 4 <= len(kept) <= 8
+    assert all(plot.x(b) - plot.x(a) >= svg.LETTER * len(text) for (a, text), (b, _) in itertools.pairwise(kept))
+
+
+def test_thousands_of_runs_are_drawn_in_few_letters():
+    rows = [
+        {"gamma": 10.0 ** (i % 4), "n": 50, "seed": i, "sampler": "hmc", "status": "ok", "llc_mean": 5 + 0.001 * i}
+        | {"llc_low95": 4.9 + 0.001 * i, "llc_high95": 5.1 + 0.001 * i, "nbeta": 10.0, "loss": "nll"}
+        for i in range(3000)
+    ]
+    ((_, ((_, plot),)),) = inline.lines(rows, "gamma", ["hmc"]).parts
+    (dots,) = [mark for mark in plot.marks if mark.kind == "dot"]
+    (bars,) = [mark for mark in plot.marks if mark.kind == "error"]
+    assert len(dots.at) == len(bars.at) == 3000 and len(plot.svg()) < 300_000
+    assert {x for x, _ in dots.at} == {0.0, 1.0, 2.0, 3.0} and plot.xticks()[1] == (1.0, "10")

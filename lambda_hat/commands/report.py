@@ -25,13 +25,13 @@ def main():
     parser.add_argument(
         "--figures",
         metavar="FOLDER",
-        help="also write its figures there as SVG, those over swept settings as PNG too, with their data as CSV",
+        help="also write its figures there as SVG and PNG, each with its data as CSV",
     )
     console.run(_act, parser)
 
 
 def _act(arguments):
-    from lambda_hat.report import markup, page, plots, sweeps
+    from lambda_hat.report import image, page, plots, svg, sweeps
 
     of_figure = [word for word in arguments.words if word.partition("=")[0] in sweeps.OPTIONS]
     arguments.words = [word for word in arguments.words if word not in of_figure]
@@ -41,14 +41,14 @@ def _act(arguments):
         raise StoreError(f"{root}: nothing there matches, so there is nothing to report.")
     path = Path(arguments.output).expanduser() if arguments.output else root / "report.html"
     folder = Path(arguments.figures).expanduser() if arguments.figures else None
-    figures = list(sweeps.figures(records, options))
+    figures = list(sweeps.figures(records, options, page.samplers_of(records)))
     if folder:
         for figure in figures:
-            plots.save(figure.drawing, [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
-    text = page.page(records, root, path, figures)
+            plots.save(figure.drawing(), [folder / f"{figure.name}{suffix}" for suffix in (".svg", ".png")])
+    kept: dict[str, svg.Plot] = {}
+    text = page.page(records, root, path, figures, kept.__setitem__)
     if folder:
-        for name, plot in markup.plots_of(text).items():
-            replace_file(folder / f"{name}.svg", lambda hidden, plot=plot: hidden.write_text(plot, encoding="utf-8"))
+        image.save(kept, folder)
     replace_file(path, lambda hidden: hidden.write_text(text, encoding="utf-8"))
     size = path.stat().st_size
     if arguments.json:

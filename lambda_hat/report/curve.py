@@ -34,7 +34,7 @@ def step_of(record: Record) -> int | None:
     return record.summary.training_step if record.summary else None
 
 
-def figures(group: Sequence[RunRecord], context: Context) -> Mapping[str, str]:
+def figures(group: Sequence[RunRecord], context: Context) -> Mapping[str, svg.Plot]:
     """Figures against the step of training by their captions; step 0 stands at the left end of the logarithmic axis.
 
     Arguments:
@@ -73,11 +73,18 @@ def _lines(group, read):
 
 def _loss(group, place, span, context):
     values = [value for record in group for value in _losses(record) if value is not None]
-    plot = svg.Plot(span, value_range(values), xlabel="step of training", ylabel="mean loss", xlog=True)
+    plot = svg.Plot(
+        span,
+        value_range(values),
+        xlabel="step of training",
+        ylabel="mean loss",
+        xlog=True,
+        label="Mean loss against the step of training",
+    )
     for i, dashes in ((0, ""), (1, " dashed")):
         for line in _lines(group, lambda record, i=i: _losses(record)[i]):
             plot.line([place(r) for r, _ in line], [v for _, v in line], f"plain{dashes}", f"seed {_seed(line)}")
-    return plot.svg("Mean loss against the step of training")
+    return plot
 
 
 def _seed(line):
@@ -87,7 +94,14 @@ def _seed(line):
 def _llc(group, place, span, context):
     ends = [end for record in group for end in record.result.llc_interval95]
     means = [record.result.llc_mean for record in group]
-    plot = svg.Plot(span, value_range([*ends, *means]), xlabel="step of training", ylabel="λ̂", xlog=True)
+    plot = svg.Plot(
+        span,
+        value_range([*ends, *means]),
+        xlabel="step of training",
+        ylabel="λ̂",
+        xlog=True,
+        label="Estimates against the step of training",
+    )
     for line in _lines(group, lambda record: record.result.llc_mean):
         css = context.css(line[0][0])
         plot.line([place(r) for r, _ in line], [v for _, v in line], f"thin {css}", f"seed {_seed(line)}")
@@ -98,17 +112,24 @@ def _llc(group, place, span, context):
                 plot.error(place(record), low, high, css, text)
             mark = plot.cross if record.verdict == "bad" else plot.point
             mark(place(record), value, f"{css} {record.verdict}", text)
-    return plot.svg("Estimates against the step of training")
+    return plot
 
 
 def _from_minimum(group, place, span, context):
     read = lambda record: record.result.llc_from_minimum
     values = [value for line in _lines(group, read) for _, value in line]
-    plot = svg.Plot(span, value_range(values), xlabel="step of training", ylabel="λ̂ + descent gain", xlog=True)
+    plot = svg.Plot(
+        span,
+        value_range(values),
+        xlabel="step of training",
+        ylabel="λ̂ + descent gain",
+        xlog=True,
+        label="Estimates from the minimum near w0 against the step of training",
+    )
     for line in _lines(group, read):
         css = context.css(line[0][0])
         plot.line([place(r) for r, _ in line], [v for _, v in line], f"thin {css}", f"seed {_seed(line)}")
         for record, value in line:
             mark = plot.cross if record.verdict == "bad" else plot.point
             mark(place(record), value, f"{css} {record.verdict}", f"step {step_of(record)}: {value:.5g}")
-    return plot.svg("Estimates from the minimum near w0 against the step of training")
+    return plot

@@ -5,8 +5,9 @@ First what was run and what went wrong, then λ̂ by what it estimates, then fig
 
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -18,9 +19,9 @@ from lambda_hat.inspect import formats, groups, overview
 from lambda_hat.inspect.filters import KINDS
 from lambda_hat.inspect.records import STATES, Record, RunRecord
 from lambda_hat.inspect.table import COLUMNS, tidy
-from lambda_hat.report import curve, header, panels, sweeps
+from lambda_hat.report import curve, header, panels, svg, sweeps
 from lambda_hat.report import draws as traces
-from lambda_hat.report.markup import badge, data_link, definitions, figure, table, text
+from lambda_hat.report.markup import badge, data_link, definitions, table, text
 from lambda_hat.system.errors import StoreError
 
 PAGE = Path(__file__).with_name("page.html")
@@ -47,7 +48,19 @@ SEVERITY = ("damaged", "failed", "bad", "stale", "missing", "old", "warn", "runn
 """Statuses that are listed as problems, the worst first."""
 
 
-def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[sweeps.Figure] = ()) -> str:
+def samplers_of(records: Iterable[Record]) -> list[str]:
+    """The samplers of these runs, in the order of their colours."""
+    names = {record.sampler for record in records if record.sampler}
+    return [name for name in ORDER if name in names] + sorted(names.difference(ORDER))
+
+
+def page(
+    records: Sequence[Record],
+    root: Path,
+    path: Path,
+    drawn: Iterable[sweeps.Figure] = (),
+    keep: Callable[[str, svg.Plot], None] = lambda name, plot: None,
+) -> str:
     """The whole page.
 
     Arguments:
@@ -55,8 +68,9 @@ def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[swee
         root: where they are from.
         path: where the page will be, which its links are relative to.
         drawn: figures over swept settings.
+        keep: is called with each other figure, and a name for it.
     """
-    context = _Context(records, path)
+    context = _Context(records, path, keep)
     targets = groups.by_target(records)
     sections = [
         _target(number, members, context) for number, members in enumerate(targets.values(), 1)
@@ -88,9 +102,9 @@ def page(records: Sequence[Record], root: Path, path: Path, drawn: Iterable[swee
 class _Context:
     """What all parts of a page share."""
 
-    def __init__(self, records, path):
-        names = {record.sampler for record in records if record.sampler}
-        self.samplers = [name for name in ORDER if name in names] + sorted(names.difference(ORDER))
+    def __init__(self, records, path, keep):
+        self.samplers = samplers_of(records)
+        self._keep, self._names = keep, Counter()
         self.differing = groups.varying(records)
         self.estimands = groups.estimands(records)
         self.folder = Path(os.path.abspath(path)).parent
@@ -117,6 +131,15 @@ class _Context:
             return text(name)
         address = os.path.relpath(directory, self.folder).replace(os.sep, "/")
         return f'<a href="{escape(quote(os.fsencode(address)), True)}">{text(name)}</a>'
+
+    def figure(self, caption: str, plots: Sequence[svg.Plot], name: str, note: str = "", link: str = "") -> str:
+        """Plots with a caption and a note, or a caption that is HTML; they are kept under the name and their numbers."""
+        for plot in plots:
+            self._names[name] += 1
+            self._keep(f"{re.sub(r'[^a-zA-Z0-9_λ]+', '_', name)}_{self._names[name]}", plot)
+        note = f'<p class="note">{text(note)}</p>' if note else ""
+        drawn = "".join(plot.svg() for plot in plots) + note
+        return f"<figure><figcaption>{link or text(caption)}</figcaption>{drawn}</figure>"
 
     def draws(self, record: RunRecord) -> traces.Draws | None:
         """The draws of a run; None where its trace is damaged, which is then listed."""
@@ -313,7 +336,8 @@ def _legend(context):
 def _curves(records, context):
     """A section for each network that is sampled at several steps of its training."""
     for number, group in enumerate(curve.along_training(records), 1):
-        drawings = "".join(figure(caption, svg) for caption, svg in curve.figures(group, context).items())
+        made = curve.figures(group, context).items()
+        drawings = "".join(context.figure(caption, [plot], f"training_{number}") for caption, plot in made)
         seeds = len({record.settings.get("seed") for record in group})
         steps = sorted({step for record in group if (step := curve.step_of(record)) is not None})
         about = (
@@ -331,20 +355,24 @@ def _curves(records, context):
 def _multiples(context):
     """A small figure of λ̂ for each network and its data, where there is more than one thing that is estimated."""
     if not context.multiples:
+        if len(context.records) > sweeps.MOST_LINKED:
+            yield f'<section id="runs"><h2>All runs</h2><p>{data_link("runs", *_data(context))}</p></section>'
         return
     drawings = []
     for members, parts in context.parts:
         shown = [(title, [r for r in part if r.summary and r.summary.llc_mean is not None]) for title, part in parts]
         if shown := [(title, part) for title, part in shown if part]:
-            caption = f"<figcaption>{_targets_links(members, context)}</figcaption>"
-            drawings.append(f"<figure>{caption}{panels.multiple(shown, context)}</figure>")
+            link = _targets_links(members, context)
+            name = f"{members[0].target_id}_networks"
+            drawings.append((link, panels.multiple(shown, context), name))
     left = len(drawings) - MOST_MULTIPLES
     note = "Each mark is a run with its 95 % interval. Hollow: warn. Cross: bad; one outside the axes stands at their edge."
     note += f" {left} more are in the table above alone." if left > 0 else ""
     if drawings:
-        figures = f'<div class="figures">{"".join(drawings[:MOST_MULTIPLES])}</div>'
+        made = (context.figure("", [plot], name, link=link) for link, plot, name in drawings[:MOST_MULTIPLES])
+        figures = f'<div class="figures">{"".join(made)}</div>'
         link = data_link("networks", *_data(context))
-        yield f'<section><h2>λ̂ of each network</h2><p class="note">{note} {link}</p>{figures}</section>'
+        yield f'<section id="runs"><h2>λ̂ of each network</h2><p class="note">{note} {link}</p>{figures}</section>'
 
 
 def _data(context):
@@ -352,6 +380,7 @@ def _data(context):
     header, lines = tidy([record for record in context.records if record.run_id])
     wanted = ("target_id", "run_id", "seed", "sampler", "sampler_seed", "status", "n", "beta", "gamma", "ess", "rhat")
     wanted += ("llc_mean", "llc_mcse", "llc_low95", "llc_high95", "truth", "truth_finite")
+    wanted += ("relative_distance", "stein_residual")
     kept = [i for i, name in enumerate(header) if name in wanted or "." in name]
     return [header[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
@@ -390,15 +419,20 @@ def _target(number, records, context):
 
 
 def _figures(done, sampled, draws, keys, context):
-    figures = []
+    figures, target = [], done[0].target_id
     if not context.multiples:
-        figures.append(figure("λ̂ by sampler, with its 95 % interval", panels.forest(done, keys, context)))
-    if sampled:
-        drawings = (panels.convergence(sampled, draws, name, label, context) for name, label in _AXES)
+        drawn = [panels.forest(done, keys, context)]
         figures.append(
-            figure("Running mean of every run's draws, against gradients and against time", "".join(drawings))
+            context.figure("λ̂ by sampler, with its 95 % interval", drawn, f"{target}_runs", panels.legend(done))
         )
-        figures.append(figure("Work-normalised variance: MCSE² × work, less is better", panels.work(sampled, context)))
+    if sampled:
+        drawn = [panels.convergence(sampled, draws, name, label, context) for name, label in _AXES]
+        caption = "Running mean of every run's draws, against gradients and against time"
+        figures.append(context.figure(caption, drawn, f"{target}_running_mean"))
+        drawn = panels.work(sampled, context)
+        figures.append(
+            context.figure("Work-normalised variance: MCSE² × work, less is better", drawn, f"{target}_work")
+        )
     return f'<div class="figures">{"".join(figures)}</div>'
 
 
@@ -458,8 +492,12 @@ def _chains(records, draws, keys, context):
             continue
         which = "" if len(runs) == 1 else f", the most doubtful of {len(runs)}"
         name = panels.label(worst, keys)
-        parts.append(figure(f"{name}{which}: trace", panels.trace(worst, draws[worst.name])))
-        parts.append(figure(f"{name}: ranks by chain, flat where chains agree", panels.ranks(draws[worst.name])))
+        drawn = panels.trace(worst, draws[worst.name])
+        note = "" if drawn else "No draw is finite."
+        file = f"{worst.target_id}_{worst.run_id}"
+        parts.append(context.figure(f"{name}{which}: trace", [drawn] if drawn else [], f"{file}_trace", note))
+        drawn = [panels.ranks(draws[worst.name])]
+        parts.append(context.figure(f"{name}: ranks by chain, flat where chains agree", drawn, f"{file}_ranks"))
     if not parts:
         return ""
     drawn = [record for record in records if (record.directory / "diagnostics").is_dir()]

@@ -55,7 +55,7 @@ def value_range(values: Iterable[float | None], margin: float = 0.06) -> tuple[f
     return low - space, high + space
 
 
-def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) -> str:
+def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) -> svg.Plot:
     """λ̂ of each run with its interval, and known values; runs that are not ok are marked by their status."""
     finite, truths = known(records)
     ends = [end for record in records for end in record.result.llc_interval95]
@@ -71,6 +71,7 @@ def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) 
         height=60 + int(height),
         left=14 + 6 * max(len(name) for _, name in names),
         names=names,
+        label="; ".join(described(record, keys) for record in records),
     )
     _mark_known(plot.down, finite, truths)
     for i, record in enumerate(records):
@@ -78,14 +79,19 @@ def forest(records: Sequence[RunRecord], keys: Sequence[str], context: Context) 
         css, text = f"{context.css(record)} {record.verdict}", described(record, keys)
         if low is not None and high is not None:
             plot.interval(low, high, -i, css, text)
-        (plot.cross if record.verdict == "bad" else plot.point)(record.result.llc_mean, -i, css, text)
+        if (mean := record.result.llc_mean) is not None:
+            (plot.cross if record.verdict == "bad" else plot.point)(mean, -i, css, text)
+    return plot
+
+
+def legend(records: Sequence[RunRecord]) -> str:
+    """What the marks of runs that are not ok look like; empty where all are."""
     statuses = {record.verdict for record in records}
     marks = [text for status, text in (("warn", "hollow: warn"), ("bad", "cross: bad")) if status in statuses]
-    note = f'<p class="note">{", ".join(marks)}</p>' if marks else ""
-    return plot.svg("; ".join(described(record, keys) for record in records)) + note
+    return ", ".join(marks)
 
 
-def multiple(parts: Sequence[tuple[str, Sequence[RunRecord]]], context: Context) -> str:
+def multiple(parts: Sequence[tuple[str, Sequence[RunRecord]]], context: Context) -> svg.Plot:
     """λ̂ of all runs of a network, a row for each thing that is estimated or, where that is one, for each sampler.
 
     Runs that are bad do not stretch the axis.
@@ -112,6 +118,7 @@ def multiple(parts: Sequence[tuple[str, Sequence[RunRecord]]], context: Context)
         height=54 + len(parts) * max(6, min(17 + 5 * len(samplers), 1400 // len(parts))),
         left=14 + 6 * max((len(name) for _, name in names), default=0),
         names=names,
+        label=f"λ̂ of {len(records)} runs",
     )
     _mark_known(plot.down, finite, truths)
     for i, (_, members) in enumerate(parts):
@@ -124,7 +131,7 @@ def multiple(parts: Sequence[tuple[str, Sequence[RunRecord]]], context: Context)
             if left is not None and right is not None and place == result.llc_mean:
                 plot.interval(left, right, at, css)
             (plot.cross if record.verdict == "bad" else plot.point)(place, at, css, text)
-    return plot.svg(f"λ̂ of {len(records)} runs")
+    return plot
 
 
 def _mark_known(mark, finite, truths):
@@ -140,7 +147,7 @@ def _short(text):
 
 def convergence(
     records: Sequence[RunRecord], draws: Mapping[str, traces.Draws], axis: str, xlabel: str, context: Context
-) -> str:
+) -> svg.Plot:
     """The running mean of each run's draws against `axis`, a field of `draws.Draws`."""
     finite, truths = known(records)
     curves = []
@@ -150,14 +157,15 @@ def convergence(
     late = [value for _, _, mean in curves for value in mean[len(mean) // 3 :]]
     first, last = min(float(x[0]) for _, x, _ in curves), max(float(x[-1]) for _, x, _ in curves)
     span = (first, max(last, 1.01 * first))
-    plot = svg.Plot(span, value_range([*late, *finite, *truths]), xlabel=xlabel, ylabel="λ̂", xlog=True)
+    about = f"Running mean of the draws of {len(records)} runs"
+    plot = svg.Plot(span, value_range([*late, *finite, *truths]), xlabel=xlabel, ylabel="λ̂", xlog=True, label=about)
     _mark_known(plot.across, finite, truths)
     for record, x, mean in curves:
         plot.line(x, mean, context.css(record), described(record, ()))
-    return plot.svg(f"Running mean of the draws of {len(records)} runs")
+    return plot
 
 
-def work(records: Sequence[RunRecord], context: Context) -> str:
+def work(records: Sequence[RunRecord], context: Context) -> list[svg.Plot]:
     """One dot for each run: gradients on the left, seconds on the right."""
     drawings = []
     for i, label in enumerate(("MCSE² × full-data gradients", "MCSE² × seconds")):
@@ -175,35 +183,38 @@ def work(records: Sequence[RunRecord], context: Context) -> str:
             height=54 + 22 * len(names),
             left=14 + 6 * max(map(len, names)),
             names=[(-i, name) for i, name in enumerate(names)],
+            label=label,
         )
         for record, value in values:
             plot.point(
                 value, -names.index(record.sampler), context.css(record), f"{described(record, ())}: {value:.3g}"
             )
-        drawings.append(plot.svg(label))
-    return "".join(drawings)
+        drawings.append(plot)
+    return drawings
 
 
-def trace(record: RunRecord, draws: traces.Draws) -> str:
-    """The chains of a run, thinned."""
+def trace(record: RunRecord, draws: traces.Draws) -> svg.Plot | None:
+    """The chains of a run, thinned; None where no draw is finite."""
     at, chains = traces.thinned(draws)
     finite = chains[np.isfinite(chains)]
     if not finite.size:
-        return '<p class="note">No draw is finite.</p>'
+        return None
     plot = svg.Plot(
         (0, max(1, draws.llc.shape[1] - 1)),
         value_range(finite.tolist(), 0.03),
         xlabel="draw",
         ylabel="nβ (L − L₀)",
         height=170,
+        label=f"Trace of {len(chains)} chains",
     )
     for c, chain in enumerate(chains[:8]):
         plot.line(at, chain, f"thin c{c}", f"chain {c}")
-    plot.across(record.result.llc_mean, "mean", f"λ̂ = {record.result.llc_mean:.5g}")
-    return plot.svg(f"Trace of {len(chains)} chains")
+    if (mean := record.result.llc_mean) is not None:
+        plot.across(mean, "mean", f"λ̂ = {mean:.5g}")
+    return plot
 
 
-def ranks(draws: traces.Draws) -> str:
+def ranks(draws: traces.Draws) -> svg.Plot:
     """How often each chain's draws have each rank among all."""
     shares = traces.ranks(draws)[:8]
     most = max(2.0, float(shares.max()))
@@ -215,12 +226,13 @@ def ranks(draws: traces.Draws) -> str:
         height=60 + 26 * len(shares),
         left=58,
         names=[(-c - 0.6, f"chain {c}") for c in range(len(shares))],
+        label=f"Ranks of {len(shares)} chains",
     )
     for c, heights in enumerate(shares):
         for b, height in enumerate(heights):
             plot.box(100 * b / bins, 100 * (b + 1) / bins, -c - 1, -c - 1 + 0.92 * height / most, f"c{c}")
         plot.across(-c - 1 + 0.92 / most, "expected")
-    return plot.svg(f"Ranks of {len(shares)} chains")
+    return plot
 
 
 def spent(record: Record) -> tuple[float, float]:

@@ -4,7 +4,6 @@
 """
 
 import io
-import itertools
 import math
 import os
 import re
@@ -13,18 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lambda_hat.analysis import summary
 from lambda_hat.inspect import formats, series
 from lambda_hat.inspect.filters import select
-from lambda_hat.inspect.records import STATES
 from lambda_hat.inspect.scan import scan
-from lambda_hat.inspect.series import Grid, Panel, Row, in_order, is_log, is_number, short_name, value_of
+from lambda_hat.inspect.series import Grid, Panel, Row, is_log, is_number, short_name, value_of
 from lambda_hat.inspect.table import replace_file, writer
+from lambda_hat.report import layout
+from lambda_hat.report.layout import (
+    CALIBRATED,
+    SPREAD,
+    Notes,
+    Places,
+    interval_columns,
+    known_values,
+    limits,
+    tick,
+    title_of,
+)
 from lambda_hat.system.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SAMPLERS = ("hmc", "sgld", "mclmc", "laplace", "amclmc", "nuts", "mala")
@@ -38,9 +46,6 @@ INK = "#1c2128"
 SCALE = 1.15
 """Pixels of a page for a point of a figure in it, whose smallest letters have 8 points."""
 
-SPREAD = 0.3
-"""Part of the gap between two values on the x axis over which series stand beside each other."""
-
 MOST_NAMED = 30
 """Most lines of a legend."""
 
@@ -51,38 +56,18 @@ MOST_PANELS = 24
 MOST_CALIBRATIONS = 12
 """Beyond which a figure is no help: filters choose."""
 
-CALIBRATED = {
-    "llc_mean": "λ̂",
-    "relative_distance": "rms |w − w0| / |w0|",
-    "stein_residual": "Stein identity / exact − 1",
-}
-"""Columns of the calibration page, beside the status."""
-
 VERDICT_COLOURS = {"ok": "#2e8540", "warn": "#d9a520", "bad": "#c4231c"}
 
 
 @dataclass
-class Drawing:
+class Drawing(layout.Shown):
     """A figure with what is in it.
 
     Attributes:
         figure: of matplotlib.
-        rows: the runs that are drawn.
-        columns: of the settings and values that the figure shows, for a table beside it.
-        sentences: what it shows, where something can be said.
     """
 
     figure: "Figure"
-    rows: list[Row]
-    columns: list[str]
-    sentences: list[str]
-
-    def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and lines of the data behind the figure, a line for each run."""
-        header = list(
-            dict.fromkeys([*self.columns, "status", "seed", "sampler", "sampler_seed", "target_id", "run_id"])
-        )
-        return header, [[row.get(name) for name in header] for row in self.rows]
 
 
 def plot(
@@ -175,33 +160,27 @@ def _lines(rows, x, y, hue, col):
     if not any(panel.series for panel in panels):
         raise UserError(f"no run has a value of {x}; draw over another setting.")
     figure, axes = _figure_of(len(panels))
-    place = _Axis([row[x] for panel in panels for row in panel.rows()])
+    place = Places([row[x] for panel in panels for row in panel.rows()])
     styles = _Styles(panels)
-    limits, is_y_log = _limits([row for panel in panels for row in panel.rows()], y)
-    notes = _Notes(rows, x)
+    ends, is_y_log = limits([row for panel in panels for row in panel.rows()], y)
+    notes = Notes(rows, x)
     for panel, ax in zip(panels, axes, strict=True):
-        _panel(ax, panel, x, y, place, styles, limits, notes)
+        _panel(ax, panel, x, y, place, styles, ends, notes)
         ax.set_title(panel.label(), fontsize=10)
         ax.set_xlabel(short_name(x))
-        place.on(ax)
+        if (ticks := place.ticks()) is not None:
+            turned = {"rotation": 30, "ha": "right"} if sum(len(text) for _, text in ticks) > 44 else {}
+            ax.set_xticks([at for at, _ in ticks], [text for _, text in ticks], **turned)
         if is_y_log:
             ax.set_yscale("log")
-        ax.set_ylim(limits)
+        ax.set_ylim(ends)
     for ax in axes[:: min(ACROSS, len(panels))]:
-        ax.set_ylabel(_title(y))
+        ax.set_ylabel(title_of(y))
     styles.legend(figure)
     figure.supxlabel("\n".join(notes.sentences(y)), fontsize=8, color=INK, x=0.01, ha="left")
-    columns = [x, y, *_interval_columns(y, rows), *([hue] if hue else []), *([col] if col else [])]
+    columns = [x, y, *interval_columns(y, rows), *([hue] if hue else []), *([col] if col else [])]
     columns += [name for panel in panels for each in panel.series for name in each.values]
-    return Drawing(figure, [row for panel in panels for row in panel.rows()], columns, notes.sentences(y))
-
-
-def _interval_columns(y, rows):
-    """Columns that the error of a column of results is told from; none where no run has one."""
-    if y == series.VALUE:
-        return ["llc_mcse", "llc_low95", "llc_high95"]
-    name = series.ERRORS.get(y, f"{y}_mcse")
-    return [name] if any(row.get(name) is not None for row in rows) else []
+    return Drawing([row for panel in panels for row in panel.rows()], columns, notes.sentences(y), figure)
 
 
 def _figure_of(count, height=3.1, across=ACROSS):
@@ -221,50 +200,8 @@ def _figure_of(count, height=3.1, across=ACROSS):
     return figure, axes[:count]
 
 
-class _Axis:
-    """Where values lie on the x axis: numbers linearly or by their logarithm, other values side by side.
-
-    Arguments:
-        values: all that are drawn.
-    """
-
-    def __init__(self, values: Sequence[Any]):
-        self.values = in_order(values)
-        self.numbers = all(is_number(value) for value in self.values)
-        self.log = self.numbers and is_log(self.values)
-        at = [self._at(value) for value in self.values]
-        self._gap = min((b - a for a, b in itertools.pairwise(at)), default=1.0)
-
-    def _at(self, value):
-        if not self.numbers:
-            return self.values.index(value)
-        if not self.log:
-            return value
-        least = min(each for each in self.values if each > 0)
-        return math.log10(value) if value > 0 else math.log10(least) - 0.5  # zero stands left of the others
-
-    def __call__(self, value: Any, shift: float = 0.0) -> float:
-        """The place of a value, shifted by a part of the gap between values."""
-        return self._at(value) + shift * self._gap
-
-    def on(self, ax: "Axes") -> None:
-        """Name the ticks of an axes."""
-        if self.numbers and not self.log:
-            if all(float(value).is_integer() for value in self.values) and len(self.values) <= 8:
-                ax.set_xticks(self.values, [f"{value:g}" for value in self.values])
-            return
-        values = self.values if len(self.values) <= 8 else self.values[:: math.ceil(len(self.values) / 8)]
-        texts = [_tick(value) if self.numbers else formats.cell(value) for value in values]
-        turned = {"rotation": 30, "ha": "right"} if sum(map(len, texts)) > 44 else {}
-        ax.set_xticks([self(value) for value in values], texts, **turned)
-
-
-def _tick(value):
-    return f"{float(f'{value:.4g}'):g}" if 1e-4 < abs(value) < 1e6 or value == 0 else f"{value:.3g}"
-
-
-class _Styles:
-    """How series look: their first value has the colour, the others together have marker and dashes.
+class _Styles(layout.Styles):
+    """How series look, for matplotlib.
 
     Arguments:
         panels: all of the figure.
@@ -274,20 +211,13 @@ class _Styles:
     DASHES = ("-", "--", ":", "-.")
 
     def __init__(self, panels: Sequence[Panel]):
-        everything = [each.values for panel in panels for each in panel.series]
-        self.names = list(dict.fromkeys(name for values in everything for name in values))
-        firsts = in_order(next(iter(values.values()), None) for values in everything)
-        self.colours = dict(zip(firsts, _palette(self.names[:1], firsts), strict=True))
-        self.rests = list(dict.fromkeys(self._rest(values) for values in everything))
-
-    def _rest(self, values):
-        return series.labelled(dict(list(values.items())[1:]))
+        super().__init__(panels)
+        self.colours = dict(zip(self.firsts, _palette(self.names[:1], self.firsts), strict=True))
 
     def of(self, values: Mapping[str, Any]) -> tuple[str, str, str]:
         """Colour, marker and dashes of the series with these values."""
-        i = self.rests.index(self._rest(values))
-        colour = self.colours[next(iter(values.values()), None)]
-        return colour, self.MARKERS[i % len(self.MARKERS)], self.DASHES[i % len(self.DASHES)]
+        colour, i = self.numbers(values)
+        return self.colours[self.firsts[colour]], self.MARKERS[i % len(self.MARKERS)], self.DASHES[i % len(self.DASHES)]
 
     def legend(self, figure: "Figure") -> None:
         """What each colour and marker stands for, right of the axes."""
@@ -328,63 +258,8 @@ def _hex(colour):
     return to_hex(colour)
 
 
-def _limits(rows, y):
-    """Ends of the y axis, wide enough for all runs that are not bad; and whether it is logarithmic."""
-    good = [row for row in rows if row.get("status") != "bad"]
-    values = [value for row in good for value in (value_of(row, y), *series.interval_of(row, y)) if value is not None]
-    values += [value for row in rows for value in _known(row, y) if value is not None]
-    middle = [value for row in good if (value := value_of(row, y)) is not None]
-    if not middle:
-        values = middle = [value for row in rows if (value := value_of(row, y)) is not None]
-    logarithmic = is_log(values) and min(values) > 0
-    low, high = min(values), max(values)
-    inside = max(high - low, 0.1 * abs(high), 1e-12)
-    near = [value for row in rows if (value := value_of(row, y)) is not None and low - inside <= value <= high + inside]
-    low, high = min([low, *near]), max([high, *near])
-    if logarithmic and low > 0:
-        return (low / 1.2, high * 1.2), True
-    margin = 0.06 * ((high - low) or abs(high) or 1.0)
-    return (low - margin, high + margin), False
-
-
-def _known(row, y):
-    return (value_of(row, "truth_finite"), value_of(row, "truth")) if y == series.VALUE else (None, None)
-
-
-class _Notes:
-    """What the note under a figure says: how many runs there are, and what of them is not in the axes."""
-
-    def __init__(self, rows: Sequence[Row], x: str):
-        self._rows = rows
-        self.statuses = {row.get("status") for row in rows if row.get(x) is not None}
-        self.outside: list[str] = []
-        self.without = 0
-        self.exact = self.truth = False
-        self._unfinished = [
-            f"{count} {state}" for state in STATES if (count := sum(row.get("status") == state for row in rows))
-        ]
-        self._means = len({(row.get("seed"), row.get("sampler_seed")) for row in rows}) > 1
-
-    def sentences(self, y: str) -> list[str]:
-        """A line each."""
-        line = "Each mark is a run"
-        line += ", with its 95 % interval" if _interval_columns(y, self._rows) else ""
-        line += "; lines join the means of runs that are not bad." if self._means else "."
-        line += " Hollow: warn." if "warn" in self.statuses else ""
-        line += " Cross: bad." if "bad" in self.statuses else ""
-        made = [line]
-        if self.exact or self.truth:
-            marks = ["dashes: exact λ̂ at this n, β, γ"] * self.exact + ["dots: λ (n → ∞)"] * self.truth
-            made.append("Black " + ", ".join(marks) + ".")
-        if self.outside:
-            shown = ", ".join(self.outside[:4]) + (", …" if len(self.outside) > 4 else "")
-            made.append(f"Outside the axes, at their edge: {shown}.")
-        left = [f"{self.without} bad without a value"] * bool(self.without) + self._unfinished
-        return [*made, *([f"Not drawn: {', '.join(left)}."] if left else [])]
-
-
-def _panel(ax, panel, x, y, place, styles, limits, notes):
-    low_end, high_end = limits
+def _panel(ax, panel, x, y, place, styles, ends, notes):
+    low_end, high_end = ends
     for i, each in enumerate(panel.series):
         colour, marker, dashes = styles.of(each.values)
         shift = SPREAD * (i / max(1, len(panel.series) - 1) - 0.5) if len(panel.series) > 1 else 0.0
@@ -421,7 +296,7 @@ def _panel(ax, panel, x, y, place, styles, limits, notes):
             ax.plot(*zip(*places, strict=True), shape, ms=size, mec=colour, mfc=fill, mew=1.1, clip_on=False, zorder=3)
     if y == series.VALUE:
         for exact, truth, value in sorted(
-            {(*_known(row, y), row[x]) for row in panel.rows()}, key=lambda known: str(known)
+            {(*known_values(row, y), row[x]) for row in panel.rows()}, key=lambda known: str(known)
         ):
             if exact is not None:
                 notes.exact = True
@@ -429,18 +304,6 @@ def _panel(ax, panel, x, y, place, styles, limits, notes):
             if truth is not None:
                 notes.truth = True
                 ax.plot(place(value), truth, ".", ms=4, color=INK, zorder=4)
-
-
-def _title(name):
-    """A column's name for people."""
-    known = {column.name: column for column in summary.COLUMNS}
-    if name not in known:
-        return {
-            "relative_distance": CALIBRATED["relative_distance"],
-            "stein_residual": CALIBRATED["stein_residual"],
-        }.get(name, short_name(name))
-    unit = known[name].unit
-    return f"{known[name].label} ({unit})" if unit else known[name].label
 
 
 # --- two settings -----------------------------------------------------------------------------------------------------
@@ -455,12 +318,12 @@ def _heat_maps(rows, x, heat, y, col):
     figure, axes = _figure_of(len(found))
     for grid, ax in zip(found, axes, strict=True):
         values = {place: grid.mean(place, y) for place in grid.cells}
-        _heat_map(figure, ax, grid, values, _title(y))
+        _heat_map(figure, ax, grid, values, title_of(y))
         ax.set_title(grid.label(), fontsize=10)
-    note = f"Each cell: mean of {_title(y)} over its runs that are not bad; ✕: all are bad, or none has a value."
+    note = f"Each cell: mean of {title_of(y)} over its runs that are not bad; ✕: all are bad, or none has a value."
     figure.supxlabel(note, fontsize=8, color=INK, x=0.01, ha="left")
     drawn = [row for grid in found for runs in grid.cells.values() for row in runs]
-    return Drawing(figure, drawn, [x, heat, y, *_interval_columns(y, drawn), *([col] if col else [])], [note])
+    return Drawing(drawn, [x, heat, y, *interval_columns(y, drawn), *([col] if col else [])], [note], figure)
 
 
 def _heat_map(
@@ -504,8 +367,8 @@ def _nan(value):
 
 def _grid_axes(ax, grid):
     xs, ys = grid.axis(0), grid.axis(1)
-    ax.set_xticks(range(len(xs)), [_tick(value) if is_number(value) else formats.cell(value) for value in xs])
-    ax.set_yticks(range(len(ys)), [_tick(value) if is_number(value) else formats.cell(value) for value in ys])
+    ax.set_xticks(range(len(xs)), [tick(value) if is_number(value) else formats.cell(value) for value in xs])
+    ax.set_yticks(range(len(ys)), [tick(value) if is_number(value) else formats.cell(value) for value in ys])
     ax.set_xlabel(short_name(grid.x))
     ax.set_ylabel(short_name(grid.y))
     ax.grid(False)
@@ -547,7 +410,7 @@ def calibration(rows: Sequence[Row]) -> Drawing:
         line[0].set_title(sentences[-1], fontsize=9, loc="left")
     drawn = [row for grid in found for runs in grid.cells.values() for row in runs]
     names = [name for grid in found for name in grid.values]
-    return Drawing(figure, drawn, ["gamma", "nbeta", *names, "llc_mean", "llc_mcse", *list(CALIBRATED)[1:]], sentences)
+    return Drawing(drawn, ["gamma", "nbeta", *names, "llc_mean", "llc_mcse", *list(CALIBRATED)[1:]], sentences, figure)
 
 
 def _statuses(ax, grid):
