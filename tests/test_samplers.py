@@ -716,3 +716,25 @@ def test_a_gpu_takes_all_chains_and_large_chunks(monkeypatch):
         chunks[platform], one_by_one[platform] = rows.weight.shape[0], layout.one_by_one
     assert chunks["gpu"] <= 2 < chunks["cpu"]
     assert one_by_one == {"cpu": True, "gpu": False}
+
+
+# --- compiled programs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["hmc", "mclmc", "sgld"])
+def test_a_run_of_another_seed_and_length_compiles_nothing(sampler):
+    """What is compiled for a run serves all that differ from it in numbers."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    problem, settings = REGRESSION.problem, (f"sampler={sampler}", "sampler.draws=200", "data.n_data=300")
+    problem.sample(config(*settings), enough=lambda so_far: so_far.records.excess.shape[1] >= 30)
+    assert compiled, "the listener hears of a first run"
+    for seed, enough in ((1, 25), (2, 60), (3, 130)):
+        compiled.clear()
+        problem.sample(
+            config(*settings, f"sampler.seed={seed}"),
+            enough=lambda so_far, enough=enough: so_far.records.excess.shape[1] >= enough,
+        )
+        assert compiled == []

@@ -13,6 +13,7 @@ All that is wanted of a pair is known once its losses at all the draws are: pair
 size draws × n is ever kept. Differences from w0 are exact in single precision where losses are not.
 """
 
+import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lambda_hat.config.sizes import most_kept
 from lambda_hat.system import devices
 
 LOSS_COST = 1 / 3
@@ -77,7 +79,7 @@ def measure(loss, density, kept, layout, n, journal):
         n: pairs.
         journal: what has been computed so far.
     """
-    found = journal.step("fluctuation", lambda: _sums(loss, density, kept.positions, layout)._asdict())
+    found = journal.step("fluctuation", lambda: _sums(loss, density, kept, layout)._asdict())
     sums = Sums(**found)
     constant = loss.constant * int(np.prod(density.rows.y.shape[2:]))
     return Fluctuation(
@@ -94,19 +96,22 @@ def gradients(chains, kept):
     return LOSS_COST * (chains * kept + 1)
 
 
-def _sums(loss, density, positions, layout):
-    chains, kept, _ = positions.shape
-    total = density.rows.weight.size
-    size = min(density.rows.weight.shape[1], max(64, BLOCK // (chains * kept)))
+def _sums(loss, density, kept, layout):
+    chains, count, p = kept.positions.shape
+    room, total = max(count, most_kept(chains, p)), density.rows.weight.size
+    size = min(density.rows.weight.shape[1], max(64, BLOCK // (chains * room)))
     program = _block_program(loss, layout, chains, size)
+    padding = ((0, 0), (0, room - count), (0, 0))  # so that runs of any number of draws share a program
+    positions = np.pad(kept.positions, padding)
     density, positions = layout.place(density, chains, False), layout.place(positions, chains, True)
-    blocks = [jax.tree.map(np.asarray, program(density, positions, first)) for first in range(0, total, size)]
-    return Sums(*(np.sum(leaves, 0) for leaves in zip(*blocks, strict=True)))
+    blocks = [jax.tree.map(np.asarray, program(density, positions, count, first)) for first in range(0, total, size)]
+    sums = Sums(*(np.sum(leaves, 0) for leaves in zip(*blocks, strict=True)))
+    return sums._replace(squares=sums.squares[:, :count], ratios=sums.ratios[:, :count])
 
 
 @lru_cache(maxsize=4)
 def _block_program(loss, layout, chains, size):
-    def block(density, positions, first):
+    def block(density, positions, count, first):
         rows = density.rows
         total = rows.weight.size
         begin = jnp.minimum(first, total - size)
@@ -115,49 +120,56 @@ def _block_program(loss, layout, chains, size):
             return jax.lax.dynamic_slice_in_dim(leaf.reshape(total, *leaf.shape[2:]), begin, size)
 
         x, y, weight = map(cut, rows)
-        counts = (weight > 0) & (begin + jnp.arange(size) >= first)
+        is_counted = (weight > 0) & (begin + jnp.arange(size) >= first)
         at_centre = loss.examples(density.w0, x, y)
 
         def of_chain(positions):
-            def of_draw(u):
-                return loss.examples(density.w0 + density.metric.apply(u), x, y) - at_centre
+            def add(i, differences):
+                shift = density.metric.apply(positions[i])
+                return differences.at[i].set(loss.examples(density.w0 + shift, x, y) - at_centre)
 
-            return jax.lax.map(of_draw, positions)
+            return jax.lax.fori_loop(0, count, add, jnp.zeros((len(positions), size), at_centre.dtype))
 
-        return _over_draws(devices.gather(layout.over(of_chain)(positions)), at_centre, counts)
+        return _over_draws(devices.gather(layout.over(of_chain)(positions)), count, at_centre, is_counted)
 
-    return layout.program(block, chains, (False, True, False), False)
+    return layout.program(block, chains, (False, True, False, False), False)
 
 
-def _over_draws(differences, at_centre, counts):
+def _over_draws(differences, count, at_centre, is_counted):
     """`Sums` over the pairs that count.
 
     Arguments:
-        differences: d `[chains, kept, pairs]`.
+        differences: d `[chains, room, pairs]`.
+        count: how many draws of each chain they are; the rest of the room is empty.
         at_centre: ℓ_i(w0) `[pairs]`.
-        counts: which pairs do `[pairs]`.
+        is_counted: which pairs count `[pairs]`.
     """
     d = differences.astype(jnp.float64)
-    least = jnp.min(d, (0, 1), keepdims=True)
-    likelihood = jnp.exp(least - d)
-    mean = jnp.mean(likelihood, (0, 1), keepdims=True)
-    ratio = likelihood / mean
+    is_drawn = (jnp.arange(d.shape[1]) < count)[None, :, None]
+
+    def over_draws(values):
+        return jnp.sum(jnp.where(is_drawn, values, 0.0), (0, 1), keepdims=True) / (len(d) * count)
 
     def over_pairs(values):
-        return jnp.sum(jnp.where(jnp.broadcast_to(counts, values.shape), values, 0.0), -1)
+        return jnp.sum(jnp.where(is_counted, values, 0.0), -1)
 
+    least = jnp.min(jnp.where(is_drawn, d, jnp.inf), (0, 1), keepdims=True)
+    likelihood = jnp.exp(least - d)
+    mean = over_draws(likelihood)
+    ratio = likelihood / mean
     return Sums(
-        squares=over_pairs((d - jnp.mean(d, (0, 1), keepdims=True)) ** 2),
-        variance_of_means=over_pairs(_variance_of_mean(d)),
+        squares=over_pairs((d - over_draws(d)) ** 2),
+        variance_of_means=over_pairs(_variance_of_mean(d, count)),
         training_loss=over_pairs(at_centre.astype(jnp.float64) + (least - jnp.log(mean))[0, 0]),
         ratios=over_pairs(ratio),
-        variance_of_likelihood=over_pairs(_variance_of_mean(ratio)),
+        variance_of_likelihood=over_pairs(_variance_of_mean(ratio, count)),
     )
 
 
-def _variance_of_mean(values):
-    """Variance of the mean over chains and draws `[chains, kept, pairs]`, from the scatter of the halves of the chains."""
-    chains, kept, pairs = values.shape
-    half = kept // 2
-    means = jnp.mean(values[:, kept - 2 * half :].reshape(2 * chains, half, pairs), 1)
-    return jnp.var(means, 0, ddof=1) / (2 * chains)
+def _variance_of_mean(values, count):
+    """Variance of the mean over chains and `count` draws `[chains, room, pairs]`, from the scatter of the halves of the chains."""
+    half, number = count // 2, jnp.arange(values.shape[1])[None, :, None]
+    ends = [count - 2 * half, count - half, count]
+    halves = [(number >= start) & (number < end) for start, end in itertools.pairwise(ends)]
+    means = jnp.concatenate([jnp.sum(jnp.where(part, values, 0.0), 1) / half for part in halves])
+    return jnp.var(means, 0, ddof=1) / len(means)
