@@ -93,9 +93,7 @@ def _rank(llc, summary):
     )
     figure.suptitle(_title(summary, "Rank of each chain's draws among all: flat if chains agree"), fontsize=11)
     for c, axis in enumerate(axes[:, 0]):
-        axis.bar(
-            (np.arange(bins) + 0.5) * llc.size / bins, shares[c], 0.94 * llc.size / bins, color=COLOURS[c], alpha=0.8
-        )
+        axis.stairs(shares[c], np.linspace(0, llc.size, bins + 1), fill=True, color=COLOURS[c], alpha=0.8)
         axis.axhline(1, color="black", lw=1, ls="--")
         axis.set_ylabel(f"chain {c}", rotation=0, ha="right", va="center")
         axis.set_yticks([])
