@@ -718,6 +718,14 @@ def test_a_gpu_takes_all_chains_and_large_chunks(monkeypatch):
     assert one_by_one == {"cpu": True, "gpu": False}
 
 
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_a_warmup_of_any_length_is_made(name):
+    problem, made, _ = regression(*RUNS[name], "sampler.draws=4", "sampler.thin=1", "sampler.chains=2")
+    for warmup in (*range(8), 11, 12, 13, 15, 16, 17, 23):
+        result = problem.sample(replace(made, sampler=replace(made.sampler, warmup=warmup)))
+        assert result.draws.records.excess.shape == (2, 4) and np.all(np.isfinite(result.draws.records.excess))
+
+
 # --- compiled programs ------------------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,9 @@ import os
 import re
 from pathlib import Path
 
-from lambda_hat.config import SGLD, Descent, Laplace, sizes
+from lambda_hat.config import SGLD, Descent, FileData, Laplace, sizes
 from lambda_hat.config.sizes import DENSE_LIMIT, GROUP, SUMMED_FROM, TOP, Sizes
+from lambda_hat.store.files import MAPPED_FROM
 from lambda_hat.system import machine
 from lambda_hat.system.errors import UserError
 
@@ -19,6 +20,9 @@ CHAIN_VECTORS = 16
 
 POLISH_VECTORS = 160
 """Vectors that L-BFGS takes with 30 corrections."""
+
+MAPPED_PAIR = 48
+"""Bytes of a pair that stays in its file: its number, its weight and a label, on the host and on a device."""
 
 
 def check(config, stage, known=None):
@@ -60,14 +64,16 @@ def predict(config, stage, known=None):
     p, n = sum(model.arrays.values()), config.data.n_data if model.squares else 1
     devices = config.runtime.devices or machine.cores()
     single = 4 if getattr(config.sampler, "dtype", "float32") == "float32" else 8
-    training = 8 * n * (2 * model.pair + 2 * model.widest) + 8 * p * POLISH_VECTORS
+    is_mapped = _stays_in_file(config.data, n * model.pair)
+    pairs = n * MAPPED_PAIR if is_mapped else 8 * n * (2 * model.pair + 2 * model.widest)
+    training = pairs + 8 * p * POLISH_VECTORS
     if isinstance(config.training, Descent):
         training += 16 * max(config.training.steps, config.training.length)
     if stage == "target":
         return {"the process": PROCESS, "data and training": training}
     sampler, moving = config.sampler, config.posterior.moving(model.arrays) if model.arrays else []
     p = sum(model.arrays[name] for name in moving)
-    data = n * model.pair * (8 + 2 * single * devices)
+    data = n * (MAPPED_PAIR if is_mapped else model.pair * (8 + 2 * single * devices))
     chains = 8 * CHAIN_VECTORS * sampler.chains * p
     if isinstance(sampler, Laplace):
         chains = 4 * single * sampler.chains * sampler.draws * p
@@ -85,6 +91,12 @@ def predict(config, stage, known=None):
         "chains": chains,
         "draws": draws,
     }
+
+
+def _stays_in_file(config, numbers):
+    """Whether data of so many numbers, in single precision at least, are read by rows."""
+    is_file = isinstance(config, FileData) and (config.path is None or config.path.endswith(".npy"))
+    return is_file and 4 * numbers >= MAPPED_FROM
 
 
 def _curvature(p, squares, devices):

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from lambda_hat.config.sizes import most_kept
 from lambda_hat.system import devices
+from lambda_hat.targets.mapped import loaded
 
 LOSS_COST = 1 / 3
 """What a pass over the data for losses alone costs, in full gradients, whose way back costs twice the way there."""
@@ -119,7 +120,7 @@ def _block_program(loss, layout, chains, size):
         def cut(leaf):
             return jax.lax.dynamic_slice_in_dim(leaf.reshape(total, *leaf.shape[2:]), begin, size)
 
-        x, y, weight = map(cut, rows)
+        x, y, weight = map(loaded, jax.tree.map(cut, rows))
         is_counted = (weight > 0) & (begin + jnp.arange(size) >= first)
         at_centre = loss.examples(density.w0, x, y)
 

@@ -29,11 +29,12 @@ WARMUP = {True: 24, False: 100}
 """Draws of warm-up in whitened and in plain coordinates, where they are not typed in. Whitened: on the 433-parameter network as
 good as 40 and as 100."""
 
-SETTLED_FROM = 12
-"""Fewest draws of warm-up of which a quarter goes to settling the chains and measuring the curvature along them."""
-
 POSITIONS = 4
 """Positions of each chain, in the later half of settling, at which the curvature is measured."""
+
+SETTLED_FROM = 4 * POSITIONS
+"""Fewest draws of warm-up of which a quarter goes to settling the chains and measuring the curvature along them: of fewer, none
+would be left to settle them with."""
 
 SHRINKINGS, SMALLEST_START = 3, 0.3
 """Gradients that the size of Laplace draws is found with, and the least size."""

@@ -10,12 +10,14 @@ import json
 import math
 import os
 import stat
+import struct
 import uuid
 import zipfile
 from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakValueDictionary
 
 import yaml
 
@@ -24,6 +26,9 @@ from lambda_hat.system.errors import StoreError
 
 TEXT_LIMIT = 64 * 2**20
 """Bytes of the largest text file that is read: a thousand times the largest that is written."""
+
+MAPPED_FROM = 2**28
+"""Bytes from which an array of data stays in its file, and its rows are read when they are wanted."""
 
 INTEGER_LIMIT = 2**64
 """Integers beyond this are no setting, count or seed."""
@@ -349,8 +354,12 @@ def _damaged_arrays(path, what):
     return damaged(path, f"cannot be read ({what})", "restore it, or move it away and run the command again")
 
 
-def read_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, Any]:
+def read_arrays(path: Path | str, root: Path | str | None = None, mapped_from: float = math.inf) -> dict[str, Any]:
     """The arrays of an .npz file by name, nothing unpickled, none larger than its part of the file.
+
+    Arguments:
+        root: as for `open_regular`.
+        mapped_from: bytes from which an array is not read, but mapped into memory.
 
     Raises:
         StoreError: where it is missing or damaged.
@@ -359,14 +368,57 @@ def read_arrays(path: Path | str, root: Path | str | None = None) -> dict[str, A
 
     with open_regular(path, root) as raw:
         try:
+            mapped = {}
             with zipfile.ZipFile(raw) as archive:
                 for member in archive.infolist():
                     _check_declared_size(archive, member)
+                    if member.file_size >= mapped_from:
+                        mapped[member.filename.removesuffix(".npy")] = _mapped_member(raw, member)
             raw.seek(0)
             with np.load(raw, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                return {name: mapped[name] if name in mapped else file[name] for name in file.files}
         except Exception as error:  # a damaged zip archive may raise anything
             raise _damaged_arrays(path, _brief(error)) from error
+
+
+def _mapped_member(raw, member):
+    """An array of an .npz file, where it lies in it: behind 30 bytes, the last of which are the lengths of two further parts."""
+    raw.seek(member.header_offset + 26)
+    raw.seek(sum(struct.unpack("<HH", raw.read(4))), os.SEEK_CUR)
+    return map_array(raw)
+
+
+def map_array(file: BufferedReader) -> Any:
+    """The array whose .npy format begins at a file's position, mapped into memory; nothing of it is read yet.
+
+    The same array of the same file gives the same object for as long as it is in use.
+
+    Raises:
+        ValueError: where there is none, or one of Python objects.
+    """
+    import numpy as np
+
+    shape, is_fortran, dtype = _array_header(file)
+    if dtype.hasobject:
+        raise ValueError("it is pickled")
+    status = os.fstat(file.fileno())
+    known = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, file.tell()
+    array = _MAPPED.get(known)
+    if array is None:
+        array = _MAPPED[known] = np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
+    return array
+
+
+_MAPPED: WeakValueDictionary[tuple, Any] = WeakValueDictionary()
+
+
+def _array_header(file):
+    """Shape, whether in Fortran's order, and type of the array whose .npy format begins here."""
+    import numpy as np
+
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    return read(file)
 
 
 def check_arrays(path: Path | str, root: Path | str | None = None) -> None:
@@ -385,14 +437,10 @@ def check_arrays(path: Path | str, root: Path | str | None = None) -> None:
 
 
 def _check_declared_size(archive, member):
-    import numpy as np
-
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
         raise ValueError(f"{member.filename} is compressed")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read(file)
+        shape, _, dtype = _array_header(file)
         if dtype.hasobject:
             raise ValueError(f"{member.filename} is pickled")
         if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:

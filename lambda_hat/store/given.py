@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lambda_hat.store import files
 from lambda_hat.system.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".parquet")
 """Endings of files that hold a table, a column of which is the labels."""
+
+BLOCK = 2**16
+"""Pairs that are looked at together for numbers that are not finite."""
 
 _HASHES: dict[tuple, str] = {}
 _FACTS: dict[tuple, "Facts"] = {}
@@ -42,8 +46,8 @@ class Pairs(NamedTuple):
     """A data set as a file holds it.
 
     Attributes:
-        x: inputs `[n, …]`, floats or integers.
-        y: labels `[n, …]`, floats or integers.
+        x: inputs `[n, …]`, float64 or int64; in the precision of their file where they are mapped into memory (`MAPPED_FROM`).
+        y: labels `[n, …]`, like x.
         table: what they are called, where the file is a table; else None.
     """
 
@@ -198,7 +202,6 @@ def _beside(key, name):
 def _checked(x, y, named):
     import numpy as np
 
-    made = []
     for array, what in ((x, "inputs"), (y, "labels")):
         if array.ndim == 0 or array.size == 0:
             raise ConfigError(
@@ -207,19 +210,26 @@ def _checked(x, y, named):
         if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
             if np.issubdtype(array.dtype, np.unsignedinteger) and array.max() > np.iinfo(np.int64).max:
                 raise ConfigError(f"{named}: {what} must fit 64-bit integers; the largest is {array.max()}.")
-            made.append(array.astype(np.int64))
         elif np.issubdtype(array.dtype, np.floating):
-            if not np.all(np.isfinite(array)):
-                where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-                raise ConfigError(f"{named}: {what} must be finite; entry {where} is {array[tuple(where)]}.")
-            made.append(array.astype(np.float64))
+            for first in range(0, len(array), BLOCK):
+                block = np.isfinite(array[first : first + BLOCK])
+                if not np.all(block):
+                    where = tuple(int(i) for i in np.argwhere(~block)[0] + [first, *[0] * (array.ndim - 1)])
+                    raise ConfigError(f"{named}: {what} must be finite; entry {list(where)} is {array[where]}.")
         else:
             raise ConfigError(f"{named}: {what} must be floats or integers; got an array of {array.dtype}.")
     if len(x) != len(y):
         raise ConfigError(f"{named}: inputs and labels must be equally many; got {len(x)} and {len(y)}.")
     if len(x) < 2:
         raise ConfigError(f"{named} must hold at least 2 pairs, since β = 1/log n; got {len(x)}.")
-    return made
+    return [array if isinstance(array, np.memmap) else widened(array) for array in (x, y)]
+
+
+def widened(array: "np.ndarray") -> "np.ndarray":
+    """The same numbers as float64 or int64."""
+    import numpy as np
+
+    return array.astype(np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64)
 
 
 def _table(path, ending, target, key):
@@ -301,7 +311,10 @@ def _npy(path, key):
 
     with _opened(path, key) as file:
         try:
-            return np.lib.format.read_array(file, allow_pickle=False)
+            if os.fstat(file.fileno()).st_size < files.MAPPED_FROM:
+                return np.lib.format.read_array(file, allow_pickle=False)
+            array = files.map_array(file)
+            return array.view(np.uint8) if array.dtype == bool else array
         except Exception as error:
             raise _no_arrays(path, key, "an .npy file", error) from error
 

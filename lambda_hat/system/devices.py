@@ -33,6 +33,9 @@ SETTINGS = {
 }
 """Of JAX, by the names of its context managers: each changes numbers, or stops a program that is right."""
 
+GPU_BYTES = 2**34
+"""A GPU's memory where JAX does not tell."""
+
 _IS_LENT = ContextVar("is_lent", default=False)
 """Whether JAX is a caller's, who has it back as it was."""
 

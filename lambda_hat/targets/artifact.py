@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from lambda_hat import store
 from lambda_hat.config import Custom, Descent, FromTeacher, Given
 from lambda_hat.config.sizes import Sizes
-from lambda_hat.store import provenance
+from lambda_hat.store import files, provenance
 from lambda_hat.system import devices
 from lambda_hat.targets import curvature as curvatures
 from lambda_hat.targets import custom, losses, models, source, training
@@ -296,7 +296,8 @@ def read(directory, model_config, data_config):
         store.check_maker(
             directory / name, "hash in meta.json", meta["hashes"].get(name), store.hashes(directory)[name]
         )
-    data, leaves = store.read_arrays(directory / "data.npz"), store.read_arrays(directory / "params.npz")
+    data = store.read_arrays(directory / "data.npz", mapped_from=files.MAPPED_FROM)
+    leaves = store.read_arrays(directory / "params.npz")
     model = _model(model_config).on(data["X"], meta["seed"])
     if isinstance(model, source.OwnNetwork):
         store.check_hash(directory / BUFFERS)

@@ -202,7 +202,7 @@ def _gauss_newton_program(loss, layout):
 
         def add(total, group):
             pairs, counts, number = group
-            x, y = (leaf.reshape(-1, *leaf.shape[2:])[pairs] for leaf in (rows.x, rows.y))
+            x, y = losses.pairs(rows, pairs)
 
             def one(x, y, counts):
                 output, pull = jax.vjp(lambda w: loss.outputs(w, x[None])[0], points[number])
@@ -380,7 +380,7 @@ def _layer_programs(loss, shapes, layout):
         """G of a group of pairs, by layer `[pairs, a, b]`; of several groups their sum `[1, a, b]`."""
 
         def of_group(gradient, pairs, key):
-            x, y = (leaf.reshape(-1, *leaf.shape[2:])[pairs] for leaf in (rows.x, rows.y))
+            x, y = losses.pairs(rows, pairs)
             return gradient(w, x, y, jax.random.split(key, len(pairs)))
 
         if pairs.ndim == 1:

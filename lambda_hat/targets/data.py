@@ -255,7 +255,7 @@ class FromFile(Source):
         x, y, table = given.pairs(self.config.path, self.config.labels_path, self.config.target)
         if self.config.n_data < len(x):
             subset = rng(seed, "x").permutation(len(x))[part]
-            x, y = x[subset], y[subset]
+            x, y = given.widened(x[subset]), given.widened(y[subset])
         elif part.start is not None:  # all pairs are trained on
             x, y = x[:0], y[:0]
         return Data(x, y if self.config.classes else y.astype(np.float64), table=table)

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from lambda_hat.system import devices
+from lambda_hat.targets.mapped import File, Mapped, loaded, stays_in_file
 
 CHUNK_BYTES = 2**17
 """Activations of the widest layer that one chunk of rows should fill, small enough to stay in a core's cache."""
@@ -35,21 +36,18 @@ GPU_CHUNK_SHARE = 1 / 64
 The larger its matrices the faster it is: of the rate of a product 0.42, 0.70 and 0.78 with chunks of 1, 4 and 32 MiB of each of
 four chains, for 1e6 weights on an H200."""
 
-GPU_BYTES = 2**34
-"""A GPU's memory where JAX does not tell."""
-
 
 class Rows(NamedTuple):
     """The data set in one precision, padded with rows of weight zero to whole chunks.
 
     Attributes:
-        x: inputs `[chunks, rows, …]`.
-        y: labels `[chunks, rows, …]`, or class numbers `[chunks, rows, …]`.
+        x: inputs `[chunks, rows, …]`; `Mapped` where they stay in their file.
+        y: labels `[chunks, rows, …]`, or class numbers `[chunks, rows, …]`; like x.
         weight: 1/n for a pair, 0 for padding, `[chunks, rows]`.
     """
 
-    x: Array
-    y: Array
+    x: Array | Mapped
+    y: Array | Mapped
     weight: Array
 
 
@@ -145,7 +143,7 @@ def chunk_rows(n, widest, dtype, weights=0, chains=1):
     """
     width = max(widest, 1) * np.dtype(dtype).itemsize
     if not devices.on_cpu():
-        return min(n, max(64, int(devices.memory(GPU_BYTES) * GPU_CHUNK_SHARE) // (width * chains)))
+        return min(n, max(64, int(devices.memory(devices.GPU_BYTES) * GPU_CHUNK_SHARE) // (width * chains)))
     rows = CHUNK_BYTES // width
     if weights * np.dtype(dtype).itemsize > CACHED_WEIGHTS:
         rows = max(rows, min(ROWS, MOST_CHUNK_BYTES // width))
@@ -171,13 +169,18 @@ def to_rows(x, y, widest, dtype, multiple=1, weights=0, chains=1):
     size = -(-n // chunks)
     pad = chunks * size - n
 
-    def cut(array, dtype):
+    def cut(array):
+        dtype_of_rows = np.dtype(np.int64 if np.issubdtype(array.dtype, np.integer) else dtype)
+        if stays_in_file(array):
+            numbers = np.arange(chunks * size, dtype=np.int32)
+            return Mapped(
+                jnp.asarray(np.where(numbers < n, numbers, 0).reshape(chunks, size)), File(array, dtype_of_rows)
+            )
         padded = np.concatenate([array, np.repeat(array[:1], pad, 0)]) if pad else array
-        return jnp.asarray(padded.reshape(chunks, size, *array.shape[1:]), dtype)
+        return jnp.asarray(padded.reshape(chunks, size, *array.shape[1:]), dtype_of_rows)
 
     weight = np.where(np.arange(chunks * size) < n, 1 / n, 0.0).reshape(chunks, size)
-    x, y = (cut(array, array.dtype if np.issubdtype(array.dtype, np.integer) else dtype) for array in (x, y))
-    return Rows(x, y, jnp.asarray(weight, dtype))
+    return Rows(cut(x), cut(y), jnp.asarray(weight, dtype))
 
 
 def gradient_operations(rows, p):
@@ -198,12 +201,20 @@ def deal(rows, parts):
         flat = leaf.reshape(total, *leaf.shape[2:])[np.where(inside, index, 0)]
         return flat.reshape(parts, chunks, size, *leaf.shape[2:])
 
-    return Rows(cut(rows.x), cut(rows.y), jnp.where(inside.reshape(parts, chunks, size), cut(rows.weight), 0))
+    dealt = jax.tree.map(cut, rows)
+    return dealt._replace(weight=jnp.where(inside.reshape(parts, chunks, size), dealt.weight, 0))
+
+
+def pairs(rows, index):
+    """Inputs and labels of the pairs of these numbers `[b]`."""
+    return tuple(
+        loaded(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[index], part)) for part in (rows.x, rows.y)
+    )
 
 
 def _chunk_mean(loss, w, chunk):
     """One chunk's share of L_n."""
-    return jnp.sum(chunk.weight * loss.examples(w, chunk.x, chunk.y))
+    return jnp.sum(chunk.weight * loss.examples(w, loaded(chunk.x), loaded(chunk.y)))
 
 
 def value(loss, rows, w):
@@ -251,5 +262,5 @@ def batch_grad(loss, rows, w: Float[Array, " p"], index):
     """Gradient of the mean loss over the pairs `index` `[b]` of the data set."""
     if loss.potential is not None:
         return jax.grad(loss.potential)(w)
-    x, y = (leaf.reshape(-1, *leaf.shape[2:])[index] for leaf in (rows.x, rows.y))
+    x, y = pairs(rows, index)
     return jax.grad(lambda w: jnp.mean(loss.examples(w, x, y)))(w)

@@ -67,13 +67,13 @@ def _on_other_data(posterior, target):
     if table and table.classes:
         y = _numbered(y, table.classes, own and own["classes"], named)
     for what, ours, theirs in (("inputs", target.x, x), ("labels", target.y, y)):
-        if (ours.dtype.kind == "i") > (theirs.dtype.kind == "i"):
+        if np.issubdtype(ours.dtype, np.integer) > np.issubdtype(theirs.dtype, np.integer):
             raise ConfigError(f"{named} must have integers for {what}, as the target's data; got floats.")
     if x.shape[1:] != target.x.shape[1:]:
         raise ConfigError(
             f"{named} must have inputs of the target's shape {target.x.shape[1:]}; got {x.shape[1:]} for each."
         )
-    x, y = x.astype(target.x.dtype), y.astype(target.y.dtype)
+    x, y = _of_kind(x, target.x), _of_kind(y, target.y)
     try:
         if target.model.pair is None:
             y = custom.fit_labels(y, custom.check_network("the network", target.model.apply, target.params, x))
@@ -82,6 +82,12 @@ def _on_other_data(posterior, target):
     dims = target.meta.get("dims", {}) | {"n": len(x)}
     meta = target.meta | {"dims": dims, "truth": None, "other_data": posterior.other_data}
     return target._replace(x=x, y=y, meta=meta)
+
+
+def _of_kind(array, like):
+    """Integers as floats where the target's data are floats."""
+    both_are_real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(like.dtype, np.integer)
+    return array if both_are_real else array.astype(np.float64)
 
 
 def _numbered(y, names, classes, named):
