@@ -72,7 +72,8 @@ class Mapped:
 
     @classmethod
     def tree_unflatten(cls, file, leaves):
-        return cls(*leaves, file)
+        (numbers,) = leaves
+        return cls(numbers, file)
 
 
 def loaded(rows: Array | Mapped) -> Shaped[Array, "..."]:
