@@ -19,13 +19,14 @@ ROWS = {"widest": 700, "dtype": np.float32}
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path, monkeypatch):
     """The same rows in memory and in files, as `losses.Rows`."""
     arrays = []
     for name, array in (("x", X), ("y", Y)):
         np.save(tmp_path / f"{name}.npy", array)
         with open(tmp_path / f"{name}.npy", "rb") as file:
             arrays.append(files.map_array(file))
+    monkeypatch.setattr(losses, "AT_ONCE", 64)
     return losses.to_rows(X, Y, **ROWS), losses.to_rows(*arrays, **ROWS)
 
 

@@ -214,7 +214,9 @@ class FileData(Data):
 
     kind: str = setting("where the pairs come from", choices=("file",))
     path: str | None = setting(
-        ".npz with arrays X and Y, .npy with X, or .csv or .parquet with columns of numbers", hashed=False
+        ".npz with arrays X and Y, .npy with X (of 256 MiB and more it is read by rows, and need not fit into memory), or .csv or "
+        ".parquet with columns of numbers",
+        hashed=False,
     )
     labels_path: str | None = setting("with path=x.npy: .npy with Y", hashed=False)
     target: str | None = setting("column of a table that is the labels; all others are inputs")

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from lambda_hat.system import devices
-from lambda_hat.targets.mapped import File, Mapped, loaded, stays_in_file
+from lambda_hat.targets.mapped import AT_ONCE, File, Mapped, loaded, stays_in_file
 
 CHUNK_BYTES = 2**17
 """Activations of the widest layer that one chunk of rows should fill, small enough to stay in a core's cache."""
@@ -164,7 +164,10 @@ def to_rows(x, y, widest, dtype, multiple=1, weights=0, chains=1):
     n = len(x)
     if x.size == 0:
         return Rows(jnp.zeros((1, 1, 0), dtype), jnp.zeros((1, 1, 0), dtype), jnp.ones((1, 1), dtype))
-    chunks = -(-n // chunk_rows(n, widest, dtype, weights, chains))
+    longest = chunk_rows(n, widest, dtype, weights, chains)
+    if stays_in_file(x) or stays_in_file(y):
+        longest = max(longest, min(AT_ONCE, MOST_CHUNK_BYTES // (widest * np.dtype(dtype).itemsize)))
+    chunks = -(-n // longest)
     chunks = -(-chunks // multiple) * multiple if chunks > 1 else 1
     size = -(-n // chunks)
     pad = chunks * size - n

@@ -11,7 +11,8 @@ from jaxtyping import Array, Int, Shaped
 from lambda_hat.system import devices
 
 AT_ONCE = 2**14
-"""Most rows of one call. XLA hands over up to 100 KiB of numbers at once; for more it waits for a thread, maybe for its own."""
+"""Most rows of one call, which takes 0.2 ms, and 0.1 ms for a thousand of 32 numbers. XLA hands
+over up to 100 KiB of numbers at once; for more it waits for a thread, maybe for its own."""
 
 GPU_SHARE = 1 / 4
 """The part of a GPU's memory that an array may take there: reading its rows from a file would take most of the time."""
