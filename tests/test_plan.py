@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from conftest import TINY
@@ -178,9 +179,9 @@ def test_the_script_says_all_that_was_asked_for(item, wanted, tmp_path):
     )  # fmt: skip
     one = item("resources.run.gpus=2", "resources.run.timeout_min=1.5")
 
-    def text(one, asked, **more):
+    def text(one, asked, folder=tmp_path, **more):
         array = arrays.Array(arrays.request(one, asked), [(one,)])
-        made = cluster.executor(array, tmp_path, asked, **more)
+        made = cluster.executor(array, folder, asked, **more)
         return made._make_submission_file_text(made._submitit_command_str, "")
 
     script = text(one, asked, dependency="aftercorr:4", code="/code")
@@ -198,6 +199,10 @@ def test_the_script_says_all_that_was_asked_for(item, wanted, tmp_path):
     assert "--gres=gpu:a100:1\n" in typed and "gpus-per-node" not in typed and "--mem=" not in typed
     assert "--gpus-per-node=1\n" in text(item(), asked)
     assert "--time" not in text(item("resources.run.timeout_min=null"), asked)
+    percent = text(one, asked, Path("/a 50%/b%%x/%j"))  # to SLURM %b may mean something, and %% is %
+    assert "#SBATCH --output='/a 50%%/b%%%%x/%j/%j_0_log.out'\n" in percent
+    assert "--output '/a 50%%/b%%%%x/%j/%j_%t_log.out'" in percent
+    assert percent.rstrip().endswith("_submit '/a 50%/b%%x/%j'")
 
 
 def test_what_is_frozen_is_what_runs(item, tmp_path):
@@ -221,6 +226,8 @@ def test_what_is_frozen_is_what_runs(item, tmp_path):
     ("words", "sentence"),
     [
         (("hydra.launcher.timeout_min=0.1",), "hydra.launcher.signal_delay_s must be less than the job's time, 6 s"),
+        (("resources.target.timeout_min=0.5",), "hydra.launcher.signal_delay_s must be less than the job's time, 30 s"),
+        (("store.root=a%jb",), "submitit puts a number of the job's in the place of %j"),
         (("hydra.launcher.nodes=2",), "hydra.launcher.nodes must be 1"),
         (("hydra.launcher.tasks_per_node=2",), "hydra.launcher.tasks_per_node must be 1"),
         (("hydra.launcher.gres=gpu:0",), "hydra.launcher.gres=gpu:0 asks for nothing"),

@@ -243,6 +243,14 @@ def test_ctrl_c_leaves_the_jobs_and_says_how_to_follow_them(begin, tmp_path):
     assert slurm("squeue", "-h", "-j", str(job), "-o", "%T").strip() == "PENDING"
 
 
+def test_a_root_may_have_a_percent_sign_which_slurm_has_other_uses_for(launch, tmp_path):
+    code, text = launch("build_target", *TINY, "store.root='50% of_%d/%%x'", WAIT)
+    assert code == 0 and len(list(tmp_path.glob("50% of_%d/%%x/targets/tgt_*"))) == 1, text
+    assert [path.name for path in tmp_path.iterdir()] == ["50% of_%d"]
+    (log,) = text_of_logs(tmp_path / "50% of_%d" / "%%x").values()
+    assert f"SLURM job {jobs_of(text)[0]}, " in log
+
+
 @pytest.mark.soak
 def test_more_combinations_than_an_array_can_have(launch, tiny, tmp_path):
     code, text = launch("sample", *HMC, "sampler.seed=range(1200)", HELD, "hydra.launcher.runs_per_job=1")

@@ -193,11 +193,5 @@ def _problems(options):
     for key in ("nodes", "tasks_per_node"):
         if getattr(options, key, 1) != 1:
             yield f"hydra.launcher.{key} must be 1: each run is one process; sweep over more runs instead."
-    if isinstance(options, Slurm):
-        if options.gres is not None and re.fullmatch(r"[\w-]*(:[\w.-]+)?:0", options.gres):
-            yield f"hydra.launcher.gres={options.gres} asks for nothing; write gres=gpu:1, or leave it out."
-        if options.timeout_min is not None and options.signal_delay_s >= 60 * options.timeout_min:
-            yield (
-                f"hydra.launcher.signal_delay_s must be less than the job's time, {60 * options.timeout_min:g} s; "
-                f"got {options.signal_delay_s}: the job would be told to stop as it starts."
-            )
+    if isinstance(options, Slurm) and options.gres is not None and re.fullmatch(r"[\w-]*(:[\w.-]+)?:0", options.gres):
+        yield f"hydra.launcher.gres={options.gres} asks for nothing; write gres=gpu:1, or leave it out."

@@ -167,7 +167,6 @@ def make(job, log_path=None, gpus=None):
         Stopped, KeyboardInterrupt: where it was asked to stop; the same job then goes on from what is kept.
         Exception: for what is our fault, with its traceback in the record.
     """
-    record = job.paths.failure(job.stage)
     home.settle()
     try:
         with leases.hold(job.paths.work(job.stage), partial(is_done, job), log.info, log_path) as lease:
@@ -181,23 +180,26 @@ def make(job, log_path=None, gpus=None):
     except Exception as error:
         mended = of_disk(error, job.paths.root) or memory.out_of_memory(error, job.config, job.stage, _sizes(job))
         with contextlib.suppress(OSError):  # where the disk is what failed
-            _record_failure(record, mended or error, log_path, job.settings)
+            record_failure(job, mended or error, log_path)
         if mended is not None:
             raise mended from error
         raise
+    record = job.paths.failure(job.stage)
     for left in (record, record.with_suffix(".npz")):
         left.unlink(missing_ok=True)
 
 
-def _record_failure(record, error, log_path, settings):
+def record_failure(job, error, log_path):
+    """Keep why a job failed, with the traceback of the exception that is being handled, until it succeeds."""
+    record = job.paths.failure(job.stage)
     text = {
         "error": str(error),
         "kind": type(error).__name__,
-        "traceback": traceback.format_exc(),
+        "traceback": traceback.format_exc() if sys.exc_info()[0] else None,
         "log": log_path,
         "slurm_job": leases.slurm_job(),
         "command": sys.argv,
-        "settings": settings,
+        "settings": job.settings,
         "created_at": store.now(),
     }
     record.parent.mkdir(exist_ok=True)

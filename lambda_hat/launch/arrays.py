@@ -29,6 +29,17 @@ class Array(NamedTuple):
         """`target` or `run`."""
         return self.packs[0][0].job.stage
 
+    @property
+    def count(self):
+        """How much it makes, in words."""
+        return plan.many(sum(map(len, self.packs)), self.stage)
+
+    def dependency(self, ids):
+        """What it waits for in SLURM's words, or None; `ids` are the jobs of the list's arrays before it."""
+        if not isinstance(self.after, int):
+            return self.after
+        return f"{'aftercorr' if len(self.packs) > 1 else 'afterok'}:{ids[self.after]}"
+
 
 def request(item, options):
     """What an item's job asks for: its configuration's `resources`, with what the command line has put in their place.

@@ -5,6 +5,7 @@ import fcntl
 import io
 import logging
 import math
+import re
 import shlex
 import shutil
 import sys
@@ -13,9 +14,19 @@ from typing import NamedTuple
 
 from lambda_hat.launch import frozen, plan, slurm, watch
 from lambda_hat.launch.arrays import arrays, request
-from lambda_hat.system.errors import ConfigError, StoreError
+from lambda_hat.system.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+HANDED_ON = ("qos", "comment", "constraint", "exclude", "account", "mem_per_cpu", "signal_delay_s", "array_parallelism")
+HANDED_ON += ("srun_args", "stderr_to_stdout")
+"""Options that sbatch or submitit takes as they are."""
+
+OF_GPUS = ("gres", "cpus_per_gpu", "gpus_per_task", "mem_per_gpu")
+"""The same for jobs that make runs."""
+
+TAGS = "%[jAat]"
+"""What submitit and SLURM take in a path for a number of the job's."""
 
 
 class Submitted(NamedTuple):
@@ -50,6 +61,7 @@ def run_all(stage, combinations, options):
     items = plan.checked(stage, combinations)
     for item in items:
         request(item, options)
+        request(item.target(), options)
     folder = _folder(items[0], options)
     found = plan.make(items, _alive_if_asked if options.dry_run else slurm.alive)
     submitted = []
@@ -63,7 +75,7 @@ def run_all(stage, combinations, options):
     else:
         plan.try_out(found, platform="cpu")
         largest = slurm.largest_array()  # asked before anything is written: there may be no SLURM
-        with _alone({item.job.paths.root for item in found.missing}):
+        with _alone([item.job for item in found.missing]):
             found = plan.make(items, slurm.alive)  # another launch may have been at it
             log.info(found.line("to submit"))
             watch.tell_of_former_attempts(found)
@@ -95,10 +107,12 @@ def _largest():
 
 def _folder(item, options):
     """Where submitit keeps its files."""
-    folder = Path(options.submitit_folder or item.job.config.store.log_dir).expanduser().absolute()
-    if "%" in str(folder).replace("%j", "").replace("%A", "").replace("%a", ""):
-        raise ConfigError(f"{folder}: SLURM gives % in a path a meaning of its own; choose another store.root.")
-    return folder
+    logs = item.job.config.store.log_dir
+    if options.submitit_folder is None and (tags := re.findall(TAGS, logs)):
+        raise ConfigError(
+            f"store.log_dir={logs}: submitit puts a number of the job's in the place of {tags[0]}; choose a store.root without it."
+        )
+    return Path(options.submitit_folder or logs).expanduser().absolute()
 
 
 # --- submitting -------------------------------------------------------------------------------------------------------
@@ -121,40 +135,31 @@ def executor(array, folder, options, dependency=None, code=None):
         def affinity(cls):
             return 2  # plans are printed where there is no srun too
 
+        def _make_submission_file_text(self, command, uid):
+            plain, self.folder = self.folder, Path(re.sub(f"%(?!{TAGS[1:]})", "%%", str(self.folder)))
+            try:  # for SLURM, which knows more tags than submitit; `command` has the plain path
+                return super()._make_submission_file_text(command, uid)
+            finally:
+                self.folder = plain
+
     asked, on_gpu = array.request, array.stage == "run"
-    parameters = {
-        key: getattr(options, key)
-        for key in (
-            *(
-                "qos",
-                "comment",
-                "constraint",
-                "exclude",
-                "account",
-                "mem_per_cpu",
-                "signal_delay_s",
-                "array_parallelism",
-            ),
-            *("srun_args", "stderr_to_stdout"),
-        )
-    }
-    if on_gpu:
-        parameters |= {key: getattr(options, key) for key in ("gres", "cpus_per_gpu", "gpus_per_task", "mem_per_gpu")}
+    parameters = {key: getattr(options, key) for key in (*HANDED_ON, *(OF_GPUS if on_gpu else ()))}
     by_gpu = {key for key in ("gres", "gpus_per_task") if parameters.get(key)}
+    cores_by_gpu = bool(parameters.get("cpus_per_gpu"))
     has_gpu = bool(asked.gpus or by_gpu)
     parameters |= {
         "job_name": options.name,
         "partition": options.partition if has_gpu else options.cpu_partition or options.partition,
         "nodes": 1,
         "ntasks_per_node": 1,
-        "cpus_per_task": None if parameters.get("cpus_per_gpu") else asked.cpus,
+        "cpus_per_task": None if cores_by_gpu else asked.cpus,
         "gpus_per_node": asked.gpus if asked.gpus and (not by_gpu or options.gpus_per_node) else None,
         "time": None if asked.timeout_min is None else math.ceil(asked.timeout_min),
         "setup": [
             *(options.setup or ()),
             *([f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'] if code else ()),
             # srun does not take the job's word for it
-            *([] if parameters.get("cpus_per_gpu") else ['export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"']),
+            *([] if cores_by_gpu else ['export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"']),
         ],
     }
     if asked.mem_gb is not None and not (parameters["mem_per_cpu"] or parameters.get("mem_per_gpu")):
@@ -187,32 +192,26 @@ def _submit(wanted, folder, options):
             code = (directory / "code").absolute()
             frozen.snapshot(code)
         for array in wanted:
-            after, dependency = array.after, array.after
-            if isinstance(after, int):
-                kind = "aftercorr" if len(array.packs) > 1 else "afterok"
-                dependency = f"{kind}:{ids[after]}"
-            made = executor(array, folder, options, dependency, code)
+            made = executor(array, folder, options, array.dependency(ids), code)
             jobs = _sbatch(made, _tasks(array, launch))
             ids.append(jobs[0].job_id.partition("_")[0])
             for job, pack in zip(jobs, array.packs, strict=True):
                 for item in pack:
                     frozen.note_submission(item, job.job_id, job.paths.stdout, sys.argv[0])
-                    needs = item.job.paths.target_id if after is not None else None
+                    needs = None if array.after is None else item.job.paths.target_id
                     submitted.append(Submitted(item, job.job_id, job.paths.stdout, needs, since))
-            _tell(array, ids[-1], ids[after] if isinstance(after, int) else after)
+            _tell(array, ids)
     except BaseException as error:
         slurm.cancel(ids)
         for one in submitted:
-            frozen.submission(one.item).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # a checkpoint keeps it
-                one.item.work.rmdir()
+            frozen.take_back(one.item.job)
         shutil.rmtree(directory, ignore_errors=True)
         if isinstance(error, slurm.SlurmError):
             raise slurm.SlurmError(
                 f"{error} Nothing is left submitted; hydra.launcher.dry_run=true shows the script."
             ) from error
         if isinstance(error, OSError):
-            raise _unwritable(error) from error
+            raise frozen.unwritable(items[0].job, error) from error
         raise
     return submitted
 
@@ -229,25 +228,21 @@ def _sbatch(made, tasks):
 
 
 @contextlib.contextmanager
-def _alone(directories):
+def _alone(jobs):
     """Let one launch at a time look and submit, so that two of the same sweep submit it once."""
     with contextlib.ExitStack() as stack:
-        for directory in sorted(directories):
+        for root, job in sorted({job.paths.root: job for job in jobs}.items()):
             try:
-                directory.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(directory / ".submitting", "w"))
+                root.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(root / ".submitting", "w"))
             except OSError as error:
-                raise _unwritable(error) from error
+                raise frozen.unwritable(job, error) from error
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released on closing, and when we die
             except BlockingIOError:
-                log.info("another launch is submitting under %s; waiting for it", directory.parent)
+                log.info("another launch is submitting to %s; waiting for it", root)
                 fcntl.lockf(file, fcntl.LOCK_EX)
         yield
-
-
-def _unwritable(error):
-    return StoreError(f"{error.filename}: nothing can be written there ({error.strerror}); choose another store.root.")
 
 
 def _others(found, submitted):
@@ -260,25 +255,20 @@ def _others(found, submitted):
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _tell(array, job, after):
-    count = sum(map(len, array.packs))
-    what = f"{count} {array.stage}{'s' if count > 1 else ''}"
+def _tell(array, ids):
     jobs = f" in {len(array.packs)} jobs" if len(array.packs) > 1 else ""
-    waits = sorted({one.partition("_")[0] for one in after.split(":") if one[0].isdigit()}) if after else []
-    log.info("job %s: %s%s%s", job, what, jobs, f", after {' '.join(waits)}" if waits else "")
+    waits = sorted(set(re.findall(r":(\d+)", array.dependency(ids) or "")))
+    log.info("job %s: %s%s%s", ids[-1], array.count, jobs, f", after {' '.join(waits)}" if waits else "")
 
 
 def _show(wanted, folder, item, options):
     """What a launch would write and submit."""
     code = Path(item.job.config.store.log_dir).absolute() / "code" if options.snapshot else None
+    ids = [f"<job of {number}>" for number in range(len(wanted))]
     for number, array in enumerate(wanted):
-        after = array.after
-        if isinstance(after, int):
-            after = f"{'aftercorr' if len(array.packs) > 1 else 'afterok'}:<job of {after}>"
-        made = executor(array, folder, options, after, code)
+        made = executor(array, folder, options, array.dependency(ids), code)
         if len(array.packs) > 1:
             made.parameters["map_count"] = len(array.packs)
-        count = sum(map(len, array.packs))
-        print(f"\n--- {number}: {count} {array.stage}{'s' if count > 1 else ''} in {len(array.packs)} jobs")
+        print(f"\n--- {number}: {array.count} in {len(array.packs)} jobs")
         print(made._make_submission_file_text(made._submitit_command_str, ""), end="")
     print(f"\n{len(wanted)} calls of sbatch")

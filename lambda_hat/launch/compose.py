@@ -6,7 +6,7 @@ merged takes a hundredth, so each is made once for all combinations that say the
 
 import pickle
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
@@ -70,5 +70,6 @@ class Composer:
         name_choices(config, config.hydra.runtime.choices)
         with open_dict(config):
             del config["hydra"]
-        texts = OmegaConf.to_container(config, resolve=False)
-        return _Chosen(pickle.dumps(config), frozenset(name for name in texts if "${" not in repr(texts[name])))
+        texts = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+        own = frozenset(name for name, values in texts.items() if "${" not in repr(values))
+        return _Chosen(pickle.dumps(config), own)

@@ -1,5 +1,6 @@
 """What jobs are told to make: resolved configurations in one JSON file for each launch, and which code they were made for."""
 
+import contextlib
 import getpass
 import json
 import os
@@ -89,9 +90,16 @@ def is_made(job, since):
     return not job.config.force or os.stat(job.directory / store.SUMS).st_mtime >= since
 
 
-def submission(item):
-    """Path of the note that a SLURM job is to make this item."""
-    return item.work / "submitted.json"
+def submission(job):
+    """Path of the note that a SLURM job is to make this one."""
+    return job.paths.work(job.stage) / "submitted.json"
+
+
+def take_back(job):
+    """Remove that note, and the work directory where nothing else is in it."""
+    submission(job).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a checkpoint keeps it, or it was never made
+        job.paths.work(job.stage).rmdir()
 
 
 def note_submission(item, slurm_job, log, script):
@@ -105,7 +113,7 @@ def note_submission(item, slurm_job, log, script):
         "settings": item.job.settings,
     }
     item.work.mkdir(parents=True, exist_ok=True)
-    store.write_note(submission(item), note)
+    store.write_note(submission(item.job), note)
 
 
 @cache
@@ -119,3 +127,14 @@ def snapshot(directory):
     shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     if commit := provenance.code_sha():
         (directory / PACKAGE.name / provenance.COMMIT).write_text(commit + "\n")
+
+
+def unwritable(job, error):
+    """The `StoreError` for a directory of a job's that an `OSError` says cannot be written."""
+    settings = job.config.store
+    root, failed = os.path.abspath(settings.root), os.path.abspath(error.filename or settings.log_dir)
+    of_root = os.path.abspath(settings.log_dir).startswith(root + os.sep) or failed.startswith(root)
+    name, place = ("store.root", settings.root) if of_root else ("store.log_dir", settings.log_dir)
+    return StoreError(
+        f"{name}={place}: nothing can be written there ({error.strerror}: {error.filename}); choose a directory of yours."
+    )

@@ -16,7 +16,7 @@ from lambda_hat.jobs import pipeline
 from lambda_hat.launch import frozen, plan
 from lambda_hat.launch.arrays import request
 from lambda_hat.system import stopping
-from lambda_hat.system.errors import StoreError, UserError
+from lambda_hat.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class _Processes:
             folder = Path(options.submitit_folder or directory).expanduser().absolute()
             self._executor = submitit.LocalExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")
         except OSError as error:
-            raise _unwritable(first, error) from error
+            raise frozen.unwritable(first, error) from error
         self._executor.update_parameters(timeout_min=minutes, stderr_to_stdout=options.stderr_to_stdout)
         self._task = task.Task
 
@@ -148,7 +148,7 @@ class _Processes:
         try:
             job = self._executor.submit(task)
         except OSError as error:
-            raise _unwritable(one.items[0].job, error) from error
+            raise frozen.unwritable(one.items[0].job, error) from error
         finally:
             signal.signal(signal.SIGINT, handler)
         for item in one.items:
@@ -199,7 +199,7 @@ def _make(job, number):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise _unwritable(job, error) from error
+        raise frozen.unwritable(job, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     began = time.perf_counter()
@@ -220,15 +220,6 @@ def _make(job, number):
         with contextlib.suppress(OSError):
             handler.close()
     return 1
-
-
-def _unwritable(job, error):
-    settings = job.config.store
-    inside = os.path.abspath(settings.log_dir).startswith(os.path.abspath(settings.root) + os.sep)
-    name, place = ("store.root", settings.root) if inside else ("store.log_dir", settings.log_dir)
-    return StoreError(
-        f"{name}={place}: nothing can be written there ({error.strerror}: {error.filename}); choose a directory of yours."
-    )
 
 
 def _traceback(error):

@@ -89,14 +89,14 @@ class Plan(NamedTuple):
     def line(self, verb):
         """The plan in one line; `verb` says what happens to what is missing."""
         stage = (self.done + self.running + self.queued + self.missing)[0].job.stage
-        counts = [_many(len(self.targets), "target")] if self.targets else []
-        counts += [_many(len(self.missing), "target" if stage == "target" else "run")]
+        counts = [many(len(self.targets), "target")] if self.targets else []
+        counts += [many(len(self.missing), "target" if stage == "target" else "run")]
         parts = [f"{len(self.done)} done"]
         parts += [
             f"{len(found)} {word}" for word, found in (("running", self.running), ("queued", self.queued)) if found
         ]
         parts += [f"{len(self.missing)} {verb}" + (f" ({', '.join(counts)})" if self.missing else "")]
-        return f"{_many(sum(map(len, self[:4])), 'combination')}: {', '.join(parts)}"
+        return f"{many(sum(map(len, self[:4])), 'combination')}: {', '.join(parts)}"
 
 
 def checked(stage, combinations):
@@ -375,5 +375,6 @@ def _shapes(item):
     return repr((config.model, config.data, replace(config.sampler, seed=0), config.posterior))
 
 
-def _many(count, word):
+def many(count, word):
+    """`1 run`, `2 runs`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"

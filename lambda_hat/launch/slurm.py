@@ -163,12 +163,26 @@ def outside_of_jobs():
         os.environ.update(kept)
 
 
-def queue(users=()):
-    """All jobs of these users and of oneself that the controller remembers, ended ones too → `JobState`, by id (`12_3`)."""
-    names = ",".join(sorted({*users, getpass.getuser()}))
-    text = call("squeue", "-h", "-r", "-t", "all", "-u", names, "-o", "%i|%T|%r", attempts=ATTEMPTS)
-    fields = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
+def _squeue(*which, attempts=ATTEMPTS):
+    """What the controller remembers of these jobs, ended ones too → `JobState`, by id (`12_3`)."""
+    try:
+        text = call("squeue", "-h", "-r", "-t", "all", *which, "-o", "%i|%T|%r", attempts=attempts)
+    except SlurmError as error:
+        if "Invalid job id" not in str(error):  # said of a job that the controller has forgotten
+            raise
+        return {}
+    fields = [line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
     return {number: JobState(state, reason) for number, state, reason in fields}
+
+
+def arrays_of(jobs):
+    """The jobs that these, or the arrays that they are elements of, were submitted as."""
+    return sorted({str(job).partition("_")[0] for job in jobs if job}, key=int)
+
+
+def queue(users=()):
+    """All jobs of these users and of oneself that the controller remembers, ended ones too → `JobState`, by id."""
+    return _squeue("-u", ",".join(sorted({*users, getpass.getuser()})))
 
 
 def states(jobs, ended=True, attempts=ATTEMPTS):
@@ -188,15 +202,8 @@ def states(jobs, ended=True, attempts=ATTEMPTS):
     jobs = {str(job) for job in jobs if job}
     if not jobs:
         return {}
-    arrays = sorted({job.partition("_")[0] for job in jobs}, key=int)
-    try:
-        text = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(arrays), "-o", "%i|%T|%r", attempts=attempts)
-    except SlurmError as error:
-        if "Invalid job id" not in str(error):  # said of a job that the controller has forgotten
-            raise
-        text = ""
-    fields = [line.strip().split("|", 2) for line in text.splitlines()]
-    known = {field[0]: JobState(*field[1:]) for field in fields if field[0] in jobs and len(field) > 1}
+    found = _squeue("-j", ",".join(arrays_of(jobs)), attempts=attempts)
+    known = {job: state for job, state in found.items() if job in jobs}
     unknown = {job for job in jobs if job not in known or known[job].is_over}
     if ended and unknown:
         known |= {job: state for job, state in history(unknown).items() if state.is_over or job not in known}
@@ -222,14 +229,8 @@ def cancel(jobs, patience=30.0):
     call("scancel", *sorted(jobs))
     deadline = time.monotonic() + patience
     while True:
-        arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
-        try:
-            text = call("squeue", "-h", "-r", "-j", arrays, "-o", "%i", attempts=ATTEMPTS)
-        except SlurmError as error:
-            if "Invalid job id" not in str(error):
-                raise
-            text = ""
-        listed = {line.strip() for line in text.splitlines()}
+        found = _squeue("-j", ",".join(arrays_of(jobs)))
+        listed = {job for job, state in found.items() if state.state in WAITING | AT_WORK}
         listed = {job for job in jobs if job in listed or any(other.startswith(f"{job}_") for other in listed)}
         if not listed or time.monotonic() > deadline:
             return listed
@@ -243,11 +244,10 @@ def alive(users):
 
 def history(ids):
     """How these jobs ended → `JobState`, by id, from accounting; those it knows. Empty where there is no accounting."""
-    arrays = sorted({number.partition("_")[0] for number in ids})
-    if not arrays:
+    if not ids:
         return {}
     try:
-        text = call("sacct", "-n", "-P", "-j", ",".join(arrays), "-o", "JobID,State,ExitCode")
+        text = call("sacct", "-n", "-P", "-j", ",".join(arrays_of(ids)), "-o", "JobID,State,ExitCode")
     except SlurmError:
         return {}
     found, steps = {}, {}

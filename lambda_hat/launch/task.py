@@ -17,7 +17,7 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 
 from lambda_hat.system import stopping
-from lambda_hat.system.errors import Deposed, Stopped, StoreError, UserError
+from lambda_hat.system.errors import Deposed, Stopped, StoreError, TimeIsUp, UserError
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,7 @@ class Task(submitit.helpers.Checkpointable):
         except Exception:  # the last line of defence: the others go on, and the traceback is in this job's log
             log.error("failed: %s\n%s", one.name, traceback.format_exc())
         if job is not None:
-            (job.paths.work(job.stage) / "submitted.json").unlink(missing_ok=True)
-            try:
-                job.paths.work(job.stage).rmdir()
-            except OSError:  # a checkpoint keeps it, or it was never made
-                pass
+            frozen.take_back(job)
         return False
 
     def _tell_of_idle_gpus(self):
@@ -175,12 +171,11 @@ class Task(submitit.helpers.Checkpointable):
 
     def _leave_record(self, paths):
         """SLURM has ended this job as often as it was allowed to: say so where failures are told."""
-        from lambda_hat import store
+        from lambda_hat.jobs import pipeline
         from lambda_hat.launch import frozen
-        from lambda_hat.store import lease as leases
 
         told = frozen.read(self.launch)
-        error = (
+        error = TimeIsUp(
             "time was up too many times, as often as hydra.launcher.max_num_timeout lets it; the same command goes on from what "
             "is kept, or give it more time with resources.run.timeout_min or hydra.launcher.timeout_min."
         )
@@ -188,10 +183,8 @@ class Task(submitit.helpers.Checkpointable):
         for one in (told["jobs"][name] for name in self.names):
             job = one.job()
             if not frozen.is_made(job, told["at"]):
-                record = {"error": error, "kind": "Stopped", "traceback": None, "log": str(paths.stdout)}
-                record |= {"slurm_job": leases.slurm_job(), "command": one.command, "settings": job.settings}
-                job.paths.failure(job.stage).parent.mkdir(exist_ok=True)
-                store.write_note(job.paths.failure(job.stage), record | {"created_at": store.now()})
+                sys.argv = one.command
+                pipeline.record_failure(job, error, str(paths.stdout))
                 return
 
 

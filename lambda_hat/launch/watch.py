@@ -76,7 +76,7 @@ def follow(waiting, options):
 
 def how_to_go_on(submitted):
     """What to type to follow jobs, to cancel them, and to see what has come out."""
-    jobs = sorted({job.slurm_job.partition("_")[0] for job in submitted if job.slurm_job}, key=int)
+    jobs = slurm.arrays_of(one.slurm_job for one in submitted)
     return f"follow: squeue -r -j {','.join(jobs)}   cancel: scancel {' '.join(jobs)}   results: the same command again"
 
 
@@ -86,7 +86,7 @@ class _Watch:
         self.failures, self.kept_back, self.bad = [], [], False
         self._said, self._ended = None, {}
         self._count = {"done": 0, "failed": 0}
-        notes = [store.read_note(frozen.submission(one.item)) for one in waiting if one.log is None]
+        notes = [store.read_note(frozen.submission(one.item.job)) for one in waiting if one.log is None]
         self._users = {note["user"] for note in notes if "user" in note}
 
     def look(self):
@@ -215,7 +215,7 @@ def tell_of_former_attempts(found):
         job = found.ended.get(name)
         record = store.read_note(items[name].job.paths.failure(items[name].job.stage))
         failure = explain(items[name], job or record.get("slurm_job"), history.get(job), None)
-        path = store.read_note(frozen.submission(items[name])).get("log") or failure.log
+        path = store.read_note(frozen.submission(items[name].job)).get("log") or failure.log
         log.info("  before: %s: %s%s", name, failure.what, f"  {path}" if path else "")
     if len(names) > MOST_LINES:
         log.info("  before: … and %d more", len(names) - MOST_LINES)

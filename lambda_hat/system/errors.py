@@ -40,6 +40,10 @@ class Stopped(BaseException):
         self.signal = signal
 
 
+class TimeIsUp(UserError):
+    """A job of a cluster was ended for its time as often as it was allowed to be."""
+
+
 class StoreError(UserError):
     """An artifact is missing, damaged or does not belong to its directory's name."""
 
