@@ -450,7 +450,7 @@ def test_a_llc_that_is_not_positive_has_no_share():
     found, reasons = judged(clean() - 20, baseline_gain=908.0)
     assert found == "bad"
     assert any(
-        reason.startswith("w0 is not a minimum: a local descent gains 908, and λ̂ is not pos") for reason in reasons
+        reason.startswith("w0 is not a minimum: a Newton step gains 908, and λ̂ is not pos") for reason in reasons
     )
     assert not any("e+" in reason or len(reason) > 200 for reason in reasons)
 

@@ -350,10 +350,10 @@ def _no_minimum(gain: float, llc: float, training_step: int | None = None) -> tu
     if llc <= 0:
         return (
             "bad",
-            f"w0 is not a minimum: a local descent gains {gain:.3g}, and λ̂ is not positive; train or polish longer",
+            f"w0 is not a minimum: a Newton step gains {gain:.3g}, and λ̂ is not positive; train or polish longer",
         )
     return ("bad" if gain > BASELINE_BAD * llc else "warn"), (
-        f"w0 is not a minimum: a local descent gains {gain:.3g}, {100 * gain / llc:.3g} % of λ̂; train or polish longer"
+        f"w0 is not a minimum: a Newton step gains {gain:.3g}, {100 * gain / llc:.3g} % of λ̂; train or polish longer"
     )
 
 
