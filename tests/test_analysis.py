@@ -155,6 +155,23 @@ def test_a_bias_that_is_not_explained_widens_the_interval():
     assert exact.bias == exact.bias_error == 0
 
 
+@pytest.mark.parametrize("kind", ["predicted", "compensated", "bound", "measured", "unknown"])
+@pytest.mark.parametrize("above", [2.0, 1000.0])
+def test_a_bias_is_a_share_of_what_is_measured_from_the_minimum(kind, above):
+    """However far above the minimum w0 lies, λ̂ is moved by as much, and so is its interval."""
+    excess = nearly_quadratic(0.5, 500, 1)[0]
+    bias = Bias(kind, 0.02 if kind in ("predicted", "compensated", "bound") else 0.0)
+    there, lower = (
+        estimates.estimate(records(excess - by, np.zeros_like(excess)), 6.0, P, bias, "float64", by)
+        for by in (0.0, above)
+    )
+    assert not lower.uses_stein and (lower.mean < 0) == (above > 3)
+    assert lower.mean + above == pytest.approx(there.mean, rel=1e-9)
+    assert (lower.bias, lower.bias_error) == pytest.approx((there.bias, there.bias_error), rel=1e-6)
+    unknown = estimates.estimate(records(excess - 1000, np.zeros_like(excess)), 6.0, P, bias, "float64")
+    assert unknown.bias == pytest.approx(there.bias, rel=0.2) and unknown.bias_error >= 0
+
+
 def test_budget():
     """A bias that may be left widens the interval, a baseline lifts its upper end."""
     made = estimated(autoregressive(0, 4, 1000))._replace(mean=10.0, mcse=0.1, quantile=1.96, bias=0.4, bias_error=0.1)

@@ -226,7 +226,7 @@ def _conclusions(records: Records, facts: Facts) -> dict[str, Any]:
     """The fields of a `Summary` that follow from the draws."""
     excess, bias, distance2 = records.excess, facts.bias, float(np.mean(records.distance2))
     assert facts.estimand.dtype is not None, "only a stored run may lack it, which `recompute` refuses"
-    found = estimates.estimate(records, 2 * facts.laplace, facts.p, bias, facts.estimand.dtype)
+    found = estimates.estimate(records, 2 * facts.laplace, facts.p, bias, facts.estimand.dtype, facts.descent_gain)
     mean, mcse, ess, rhat = found.mean, found.mcse, found.raw.ess, found.raw.rhat
     baseline, from_minimum = facts.baseline_gain, None
     if facts.descent_gain is not None:

@@ -221,7 +221,7 @@ class Estimate(NamedTuple):
         return float(np.hypot(self.quantile * self.mcse, self.bias_error))
 
 
-def estimate(records: _Records, trace_r: float, p: int, bias: _Bias, dtype: str) -> Estimate:
+def estimate(records: _Records, trace_r: float, p: int, bias: _Bias, dtype: str, gain: float | None = None) -> Estimate:
     """The best estimate of λ̂ and its error.
 
     The Stein-corrected mean, where its standard error is below `USEFUL` times the raw mean's; else the raw mean, less the bias that
@@ -235,12 +235,16 @@ def estimate(records: _Records, trace_r: float, p: int, bias: _Bias, dtype: str)
         p: number of parameters.
         bias: `samplers.base.Bias` of the raw mean.
         dtype: `float32` or `float64`, which rounding depends on.
+        gain: of a descent from w0: a share of bias is one of λ̂ from the minimum near w0, whatever w0 lies above it. None = 0.
     """
     raw, stein = summarise(records.excess), summarise(records.stein)
     corrected, coefficient = control_variate(records.excess, records.stein_curvature, trace_r)
     uses_stein = bool(corrected.mcse < USEFUL * raw.mcse)
-    predicted = raw.mean * bias.share / (1 + bias.share)
-    measured = raw.mean * (stein.mean / p - 1), abs(raw.mean) * stein.mcse / p
+    scale = raw.mean + (gain or 0.0)
+    if scale <= 0:  # w0 lies above the minimum by more than anybody has measured
+        scale = trace_r / 2 or abs(raw.mean)
+    predicted = scale * bias.share / (1 + bias.share)
+    measured = scale * (stein.mean / p - 1), scale * stein.mcse / p
     if uses_stein:
         removed = raw.mean - corrected.mean
         noise = np.sqrt(max(raw.mcse**2 - corrected.mcse**2, 0.0))

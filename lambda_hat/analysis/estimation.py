@@ -75,7 +75,7 @@ def estimate_llc(
     step, gain = target.training_step, _descent_gain(target, posterior, n * beta, gamma, journal)
 
     def enough(so_far):
-        estimate = estimates.estimate(so_far.records, so_far.trace_r, len(w0), so_far.bias, sampler.dtype)
+        estimate = estimates.estimate(so_far.records, so_far.trace_r, len(w0), so_far.bias, sampler.dtype, gain)
         report(
             phase="sample",
             draw=so_far.records.excess.shape[1],
