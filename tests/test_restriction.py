@@ -214,6 +214,18 @@ def test_runs_say_what_moved_and_are_pooled_by_it(own, caplog):
     assert found["all"].llc_mean > found["layer0.bias, layer0.weight"].llc_mean
 
 
+def test_views_name_a_source_by_the_first_digits_of_its_hash(own, tool):
+    """To a filter, which is typed, the whole hash is the value."""
+    job = own()
+    pipeline.make(job)
+    sha256 = job.config.model.sha256
+    for argv in (["status", "runs"], ["results", "runs", "groupby=model.sha256"]):
+        text = tool(*argv).text
+        assert sha256[:12] in text and sha256[:13] not in text
+    assert sha256 in tool("results", "runs", "groupby=model.sha256", "--csv").text
+    assert job.paths.run_id in tool("status", "runs", f"model.sha256={sha256}").text
+
+
 def test_the_loss_over_other_data(own, tmp_path, caplog):
     """n and β are the other file's; the run is named after its content; a job that is handed on refuses another content."""
     job = own("posterior.data=other.npz")

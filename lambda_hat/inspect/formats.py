@@ -1,11 +1,15 @@
 """Values as text: estimates, intervals, settings, durations, sizes."""
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 DASH = "–"
 """Shown where a value is unknown."""
+
+HASH_DIGITS = 12
+"""Of a sha256 that are shown, enough to tell one from another."""
 
 
 def setting(value: Any) -> str:
@@ -19,9 +23,15 @@ def setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
+def brief(value: Any) -> str:
+    """A setting to be read, not typed: the sha256 of a file by its first digits."""
+    text = setting(value)
+    return text[:HASH_DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
 def cell(value: Any) -> str:
     """A setting in a table; a dash where it is not known."""
-    return DASH if value is None else setting(value)
+    return DASH if value is None else brief(value)
 
 
 def estimate(mean: float | None, error: float | None) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lambda_hat.inspect.filters import KINDS
-from lambda_hat.inspect.formats import setting
+from lambda_hat.inspect.formats import brief, setting
 from lambda_hat.inspect.groups import NEVER_NULL, VERDICTS, knows
 from lambda_hat.inspect.records import STATES, Record
 
@@ -47,7 +47,7 @@ def shared(records: Sequence[Record], differing: Sequence[str]) -> list[tuple[st
 def _pair(title, group, keys, settings, differing):
     kind = KINDS.get(group)
     parts = [
-        f"{key.partition('.')[2] or key}={setting(settings[key])}"
+        f"{key.partition('.')[2] or key}={brief(settings[key])}"
         for key in keys
         if key.partition(".")[0] == group and key not in differing and key != kind
     ]
@@ -68,7 +68,7 @@ def wrapped(pairs: Sequence[tuple[str, str]]) -> list[str]:
 def describe_target(records: Sequence[Record], keys: Sequence[str]) -> str:
     """What tells a target's records from the others, of the settings `keys`, and the target's dimensions."""
     settings = {key: value for record in records for key, value in record.settings.items()}
-    parts = [f"{key}={setting(settings[key])}" for key in keys if key in settings and key != "sampler.name"]
+    parts = [f"{key}={brief(settings[key])}" for key in keys if key in settings and key != "sampler.name"]
     if meta := next((record.meta for record in records if record.meta), None):
         parts += [f"p = {meta.dims.p}", f"n = {meta.dims.n}"]
         parts += [f"L0 = {meta.metrics.L0:.4g}"] if meta.metrics.L0 is not None else []
