@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
+from rich.cells import cell_len
 from test_cli import run_of
 
 from lambda_hat import config as configs
@@ -82,18 +84,64 @@ def test_a_terminal_has_a_line_that_renews_itself_and_whole_lines_between(tmp_pa
         argv, cwd=tmp_path, stdout=follower, env={**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
     )
     os.close(follower)
-    text = b""
-    while chunk := _read(leader):
-        text += chunk
+    text = _all_of(leader)
     assert process.wait(timeout=60) == 0
-    text = text.decode()
-    assert "\r\x1b[K" in text and "hmc: 8/8 draws" in text
-    lines = [line.rpartition("\r\x1b[K")[2].rstrip("\r") for line in text.split("\n")]  # what stays
+    assert "\r\x1b[2K" in text and "hmc: 8/8 draws" in text
+    lines, widest = staying(text)
     assert any(line.startswith("hmc    λ̂ = ") for line in lines) and any(
         line.startswith("  hmc: tuned") for line in lines
     )
     assert not any("draws λ̂" in line for line in lines)
-    assert not any(len(part) > 110 for part in text.replace("\n", "\x1b[K").split("\x1b[K") if "draws λ̂" in part)
+    assert not any("━" in line or "…" in line[:30] for line in lines)
+    assert widest <= 100
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") - text.count(
+        "\x1b[1A"
+    )  # shown at each start, and at each end
+
+
+def test_the_bar_is_the_share_of_the_draws_that_the_error_takes(compose, monkeypatch):
+    """A narrow terminal cuts what is known and keeps the time left."""
+    for columns in (120, 44):
+        leader, follower = pty.openpty()
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        now = [0.0]
+        with open(follower, "w", encoding="utf-8") as file, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", file)
+            patched.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda now=now: now[0]))
+            with progress.Line(compose("sampler=hmc", "sampler.mcse_target=0.01").sampler) as line:
+                for report in (
+                    {"phase": "adapt"},
+                    REPORT,
+                    REPORT | {"draw": 200, "mcse": 0.1, "ess": 500.0},
+                    REPORT | {"draw": 200, "mcse": 0.2, "ess": 500.0},  # 800 are needed
+                ):
+                    line(report)
+                    now[0] += 10.0
+        text = _all_of(leader)
+        frames = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", frame) for frame in text.split("\r\x1b[2K")]
+        last = next(frame for frame in reversed(frames) if "left" in frame)
+        assert cell_len(last.rstrip()) <= columns
+        assert re.match(r"(━+[╸╺]?━* )? *2:00 left  hmc: 200/1000", last), last
+        assert ("R-hat" in last) == ("━" in last) == (columns == 120)
+        if columns == 120:
+            coloured = next(frame for frame in reversed(text.split("\r\x1b[2K")) if "left" in frame)
+            bar = re.match(r"\x1b\[[\d;]*m([━╸]+)\x1b\[0m", coloured)
+            assert bar and len(bar[1]) == pytest.approx(progress._Bar.WIDTH / 4, abs=0.5)
+        assert set(staying(text)[0]) == {""}
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.2, "1:00"), (61, "1:01"), (3725, "1:02:05")])
+def test_seconds_as_a_clock(seconds, text):
+    assert progress._clock(seconds) == text
+
+
+def _all_of(descriptor):
+    """What a terminal was sent until its other end was closed."""
+    text = b""
+    while chunk := _read(descriptor):
+        text += chunk
+    return text.decode()
 
 
 def _read(descriptor):
@@ -101,6 +149,23 @@ def _read(descriptor):
         return os.read(descriptor, 65536)
     except OSError:
         return b""
+
+
+def staying(text):
+    """The lines that stay on a terminal, as far as a line that renews itself needs it; and how wide any ever was."""
+    lines, at, widest = [""], 0, 0
+    for part in re.findall(r"\x1b\[[\d;?]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            at += 1
+            lines += [""] * (at == len(lines))
+        elif part == "\x1b[1A":
+            at -= 1
+        elif part == "\x1b[2K":
+            lines[at] = ""
+        elif part[0] not in "\r\x1b":
+            lines[at] += part
+            widest = max(widest, cell_len(lines[at]) if "draws" in lines[at] and "━" in lines[at] else 0)
+    return lines, widest
 
 
 # --- loggers ----------------------------------------------------------------------------------------------------------

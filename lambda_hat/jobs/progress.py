@@ -1,14 +1,15 @@
-"""What is seen of a run while it works: a line that renews itself on a terminal, a line every half minute in a log."""
+"""What is seen of a run while it works: a bar that renews itself on a terminal, a line every half minute in a log."""
 
 import contextlib
 import logging
 import math
-import shutil
+import os
 import sys
 import time
 
 from lambda_hat.analysis import verdict
 from lambda_hat.jobs import loggers
+from lambda_hat.system import terminal
 
 EVERY = 30.0
 """Seconds between two lines in a log."""
@@ -41,47 +42,97 @@ class Line:
     """Shows each report of how far a run is."""
 
     def __init__(self, sampler):
-        self._sampler, self._pace, self._live = sampler, Pace(sampler), sys.stdout.isatty()
-        self._visible, self._said, self._consoles = False, time.monotonic(), []
+        self._sampler, self._pace = sampler, Pace(sampler)
+        self._said, self._consoles = time.monotonic(), []
+        self._bar = _Bar() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else None
 
     def __enter__(self):
-        self._consoles = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
-        for handler in self._consoles if self._live else ():
+        if self._bar:
+            self._consoles = [h for h in logging.getLogger().handlers if type(h) is logging.StreamHandler]
+        for handler in self._consoles:
             handler.addFilter(self._make_way)
         return self
 
     def __exit__(self, *_):
-        for handler in self._consoles if self._live else ():
+        for handler in self._consoles:
             handler.removeFilter(self._make_way)
-        self._erase()
+        if self._bar:
+            self._bar.hide()
 
     def __call__(self, report):
         """Show a report, which is what progress.json says."""
-        text = describe(self._sampler.name, report, self._pace(report))
-        if self._live:
-            self._erase()
-            sys.stdout.write(text[: shutil.get_terminal_size().columns - 1])
-            sys.stdout.flush()
-            self._visible = True
+        left = self._pace(report)
+        if self._bar:
+            is_drawing = report.get("phase") == "sample" and report.get("draw") is not None
+            share = report["draw"] / max(1.0, self._pace.needed(report)) if is_drawing else None
+            self._bar.show(share, left, describe(self._sampler.name, report, None))
         if report.get("phase") == "sample" and time.monotonic() - self._said >= EVERY:
             self._said = time.monotonic()
-            self._log(text)
+            self._log(describe(self._sampler.name, report, left))
 
     def _log(self, text):
         record = log.makeRecord(log.name, logging.INFO, __file__, 0, "  %s", (text,), None)
         for handler in logging.getLogger().handlers:
-            if not (self._live and handler in self._consoles):
+            if handler not in self._consoles:
                 handler.handle(record)
 
     def _make_way(self, record):
-        self._erase()
+        if self._bar:
+            self._bar.hide()
         return True
 
-    def _erase(self):
+
+class _Bar:
+    """A line of rich.progress, drawn at each report and gone while a line of the log is written; it needs no thread."""
+
+    WIDTH = 16
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        self._progress = Progress(
+            BarColumn(self.WIDTH, table_column=Column(min_width=self.WIDTH)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=Console(highlight=False),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", total=None)
+        self._visible = False
+
+    def show(self, share, left, text):
+        """Draw it.
+
+        Arguments:
+            share: of the draws that the error asked for takes; None before drawing.
+            left: seconds, or None.
+            text: what else is known.
+        """
+        if share is not None and left is not None:
+            text = f"{_clock(left)} left  {text}"
+        total, done = (None, 0.0) if share is None else (1.0, min(share, 1.0))
+        self._progress.update(self._task, total=total, completed=done, description=terminal.shown(text))
         if self._visible:
-            sys.stdout.write("\r\x1b[K")
-            sys.stdout.flush()
+            self._progress.refresh()
+            return
+        self._progress.start()
+        self._progress.console.show_cursor(True)  # a process that is killed cannot give it back
+        self._visible = True
+
+    def hide(self):
+        """Take it away."""
+        if self._visible:
+            self._progress.stop()
             self._visible = False
+
+
+def _clock(seconds):
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 class Pace:
