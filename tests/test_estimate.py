@@ -131,13 +131,23 @@ def test_within_another_hydra_application(tmp_path):
         assert GlobalHydra.instance().hydra is callers
 
 
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # ArviZ 0.23 with matplotlib 3.11
 def test_what_a_notebook_and_arviz_are_given():
     import arviz as az
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
     est = on_regression(noise_scale=1.0, **QUICK)
     assert float(az.summary(est.idata, var_names=["llc"])["mean"].iloc[0]) == pytest.approx(
         float(est.trace["posterior"]["llc"].mean()), abs=0.01
     )
+    for draw in (az.plot_trace, az.plot_rank):
+        drawn = draw(est.idata, var_names=["llc"])
+        figure = drawn.viz["figure"].item() if hasattr(drawn, "viz") else plt.gcf()  # ArviZ 1 and later
+        assert any(ax.lines or ax.patches for ax in figure.axes)
+        plt.close("all")
     assert "λ̂" in est._repr_html_()
     assert len(est.plot().axes) == 2
 

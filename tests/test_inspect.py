@@ -21,6 +21,7 @@ from test_cli import files, run_of
 
 import lambda_hat
 from lambda_hat import store
+from lambda_hat.commands import console
 from lambda_hat.inspect import formats, maintenance, records
 from lambda_hat.inspect.scan import scan
 from lambda_hat.store import lease as leases
@@ -866,3 +867,27 @@ def test_what_is_damaged_is_a_sentence_when_it_is_asked_for(tiny, tmp_path):
             lambda_hat.open_target(path)
     with pytest.raises(StoreError, match="there is no such run"):
         lambda_hat.open_run(tiny)
+
+
+def test_a_table_that_a_terminal_has_no_room_for_is_paragraphs(monkeypatch, capsys):
+    """No word is broken; what is not known is left out."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    block = console.Table(
+        ["target_id", "λ 95 %", "fit", "known", "status"],
+        [["tgt_0ba2ae26b480", "9.335 [9.27, 9.40]", "linear", "–", "ok"], ["tgt_b", "0.5", "bad fit", "0.5", "bad"]],
+        ("target_id",),
+    )
+    for width, expected in (
+        (
+            30,
+            "target_id tgt_0ba2ae26b480\n  λ 95 % 9.335 [9.27, 9.40]\n  fit linear  status ok\ntarget_id tgt_b  λ 95 % 0.5\n",
+        ),
+        (60, "target_id tgt_0ba2ae26b480  λ 95 %"),
+    ):
+        monkeypatch.setenv("COLUMNS", str(width))
+        console.write(block)
+        out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+        out = "\n".join(line.rstrip() for line in out.splitlines()) + "\n"
+        assert (expected in out) == (width == 30) and all(len(line) <= width for line in out.splitlines())
+        assert "tgt_0ba2ae26b480" in out

@@ -1,5 +1,6 @@
 """λ from runs at several β: on curves with a planted λ, exact or with noise, and on records written by hand."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from lambda_hat.analysis.summary import Summary
+from lambda_hat.commands import results
 from lambda_hat.inspect import table, temperature
 from lambda_hat.inspect.records import RunRecord
 from lambda_hat.inspect.temperature import Point
@@ -132,6 +134,30 @@ def test_the_slope_is_what_the_run_recorded_else_from_the_variance():
     assert curve[0].slope == 0.25
     if summary.llc_raw is not None and summary.llc_variance_estimator is not None:
         assert curve[1].slope == summary.llc_raw - summary.llc_variance_estimator
+
+
+def test_the_curve_is_in_every_kind_of_output(monkeypatch, capsys, tmp_path):
+    runs = [run("tgt_a", beta, 3.0 + beta, slope=0.25) for beta in (1.0, 5.0, 9.0)]
+    monkeypatch.setattr(results, "scan", lambda root: runs)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+
+    def printed(*words):
+        monkeypatch.setattr("sys.argv", ["results.py", "--temperature", *words])
+        with pytest.raises(SystemExit) as ended:
+            results.main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    (fit,) = json.loads(printed("--json"))
+    assert [point["llc"] for point in fit["curve"]] == [4.0, 8.0, 12.0] and fit["temperatures"] == 3
+    assert [point["slope"] for point in fit["curve"]] == [0.25] * 3 and "curve_llc" not in fit
+    lines = list(csv.DictReader(printed("--csv").splitlines()))
+    assert [float(line["curve_llc"]) for line in lines] == [4.0, 8.0, 12.0]
+    assert [float(line["beta"]) for line in lines] == [1.0, 5.0, 9.0]
+    assert [float(line["llc"]) for line in lines] == pytest.approx([fit["llc"]] * 3)
+    printed("-o", "curve.csv")
+    assert list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines())) == lines
 
 
 def test_one_temperature_is_a_sentence():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lambda_hat import store
 from lambda_hat.commands import completion
+from lambda_hat.inspect import formats
 from lambda_hat.inspect.filters import Filter, select
 from lambda_hat.inspect.records import Record
 from lambda_hat.inspect.scan import scan
@@ -272,6 +273,33 @@ def _plain(table):
     return "\n".join(line.rstrip() for line in padded)
 
 
+def _narrowest(table):
+    """The columns of a terminal that a table takes where no word is broken."""
+    columns = zip(table.header, *table.rows, strict=True)
+    return sum(2 + max(len(word) for cell in column for word in ["", *cell.split()]) for column in columns) - 2
+
+
+def _listed(table, width):
+    """A table for a terminal that is too narrow: a paragraph for each row, with the names of all that is known of it."""
+    from rich.text import Text
+
+    for row in table.rows:
+        paragraph, used = Text(), 0
+        for name, cell in zip(table.header, row, strict=True):
+            if cell in ("", formats.DASH):
+                continue
+            piece = Text.assemble((f"{name} ", "dim"), (cell, COLOURS.get(cell, "")))
+            if used and used + 2 + piece.cell_len > width:
+                paragraph.append("\n  ")
+                used = 2
+            elif used:
+                paragraph.append("  ")
+                used += 2
+            paragraph.append_text(piece)
+            used += piece.cell_len
+        yield paragraph
+
+
 def _write_rich(blocks):
     from rich import box
     from rich.console import Console
@@ -282,6 +310,9 @@ def _write_rich(blocks):
     for block in blocks:
         if not isinstance(block, Table):
             console.print(Text(block))
+            continue
+        if _narrowest(block) > console.width:
+            console.print(*_listed(block, console.width), sep="\n")
             continue
         drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for name in block.header:

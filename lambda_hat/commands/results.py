@@ -26,7 +26,8 @@ a group of such runs is split. compare= takes λ̂ of A less λ̂ of B where all
 not count. --temperature fits E[n L] = const + λ/β by least squares: right where λ̂ does not depend on β. Where it does (multiplicity
 m > 1, a γ that is felt, a network that resolves more at larger nβ) that λ is too small, or means little; χ² finds this only where
 the runs' errors are small beside it. "λ if m = 2" fits λ̂ = λ − 1/(log nβ + c) instead, which holds at a singular minimum of
-multiplicity 2 and nowhere else: at multiplicity 1 it is too large. A dash says that it does not fit.
+multiplicity 2 and nowhere else: at multiplicity 1 it is too large. A dash says that it does not fit. Files and --csv have a
+line for each run of the curve, with the fit beside it; --json has the curve within each fit.
 """
 
 SHOWN = ("target_id", "model", "n_data", "target_params", "seed", "sampler", "sampler_seed")
@@ -56,7 +57,7 @@ def _act(arguments):
     write = table.writer(arguments.output) if arguments.output is not None else None
     resolution = _resolution(given["resolution"]) if "resolution" in given else None
     runs = [record for record in select(scan(root), filters) if record.run_id]
-    below = ""
+    below, nested = "", None
     if not runs:
         header, lines, shown = [], [], f"{root}: no run there matches."
     elif "groupby" in given:
@@ -76,7 +77,8 @@ def _act(arguments):
         from lambda_hat.inspect import temperature
 
         found = temperature.fits(runs, table.COLUMNS)
-        header, lines = list(found[0].row()), [list(each.row().values()) for each in found]
+        header, lines = list(found[0].rows()[0]), [list(row.values()) for each in found for row in each.rows()]
+        nested = [each.row() | {"curve": [point._asdict() for point in each.curve]} for each in found]
         shown, below = _temperature_table(found), _curves_table(found)
     else:
         header, lines = table.tidy(runs)
@@ -85,7 +87,7 @@ def _act(arguments):
         table.replace_file(output, lambda path: write(path, header, lines))
         console.write(f"{len(lines)} lines, {len(header)} columns: {arguments.output}")
     elif arguments.json:
-        console.write_json([dict(zip(header, line, strict=True)) for line in lines])
+        console.write_json(nested or [dict(zip(header, line, strict=True)) for line in lines])
     elif arguments.csv:
         table.write_csv(header, lines, sys.stdout)
     else:

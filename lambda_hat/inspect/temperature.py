@@ -104,6 +104,12 @@ class Fit(NamedTuple):
     truth: float | None
     curve: list[Point]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each run of the curve: its point, and all of the fit."""
+        at = [{"nbeta": point.nbeta, "beta": point.beta} for point in self.curve]
+        rest = [{f"curve_{name}": getattr(point, name) for name in Point._fields[2:]} for point in self.curve]
+        return [self.row() | where | what for where, what in zip(at, rest, strict=True)]
+
     def row(self) -> dict[str, Any]:
         """All but the curve, by column."""
         return self.matched | {
