@@ -656,8 +656,11 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is text of ASCII letters, which most settings are."""
-    return type(value) is str and value.isascii()
+    """Whether a value needs no closer look, as most settings do not: text of ASCII letters, none, a truth, a moderate number."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii()
+    return value is None or kind is bool or ((kind is float or kind is int) and -1e15 < value < 1e15)
 
 
 def _settings(value: Any, depth: int = 0) -> Any:
@@ -668,7 +671,7 @@ def _settings(value: Any, depth: int = 0) -> Any:
         raise _Wrong("is nested too deeply")
     if isinstance(value, dict):
         return {
-            (key if _is_plain(key) else _str(key)): inner if _is_plain(inner) else _settings(inner, depth + 1)
+            (key if key.isascii() else _str(key)): inner if _is_plain(inner) else _settings(inner, depth + 1)
             for key, inner in value.items()
         }
     if isinstance(value, list):
