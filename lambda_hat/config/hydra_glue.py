@@ -71,6 +71,7 @@ def to_config(cfg, known: Mapping[str, Any] = MappingProxyType({})):
     """The composed Hydra configuration as one `Config` of dataclasses.
 
     Arguments:
+        cfg: it; the interpolations of its `store` are replaced by what they stand for.
         known: settings that this function has made before of the same values, by name.
 
     Raises:
