@@ -171,8 +171,8 @@ def _squeue(*which, attempts=ATTEMPTS):
         if "Invalid job id" not in str(error):  # said of a job that the controller has forgotten
             raise
         return {}
-    fields = [line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
-    return {number: JobState(state, reason) for number, state, reason in fields}
+    fields = [line.strip().split("|", 2) for line in text.splitlines() if "|" in line]
+    return {number: JobState(*state_and_reason) for number, *state_and_reason in fields}
 
 
 def arrays_of(jobs):
