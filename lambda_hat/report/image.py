@@ -91,7 +91,7 @@ class _Pen:
 
     def axes(self):
         plot, ax, grid = self._plot, self._ax, {"color": self._colours["rule"], "lw": 0.7, "zorder": 0}
-        small = {"fontsize": 11, "color": self._colours["soft"], "parse_math": False}
+        small = {"fontsize": 10, "color": self._colours["soft"], "parse_math": False}
         right = self._left + plot.width
         for value, name in plot.xticks():
             x = self._left + plot.x(value)
@@ -121,7 +121,7 @@ class _Pen:
                 (x0, y0), (x1, y1) = at[0]
                 ink = "#ffffff" if "ondark" in words else "#111111"
                 middle = (x0 + x1) / 2, (y0 + y1) / 2 + 3.5
-                self._ax.text(*middle, mark.text, fontsize=11, ha="center", color=ink, zorder=3)
+                self._ax.text(*middle, mark.text, fontsize=10, ha="center", color=ink, zorder=3)
         elif mark.kind in WIDTHS:
             lines = [at] if mark.kind == "line" else at
             width = 0.7 if "thin" in words else WIDTHS[mark.kind]
