@@ -160,7 +160,8 @@ class Notes:
             marks = ["dashes: exact λ̂ at this n, β, γ"] * self.exact + ["dots: λ (n → ∞)"] * self.truth
             made.append(f"In the colour of the axes: {', '.join(marks)}.")
         if self.outside:
-            shown = ", ".join(self.outside[:4]) + (", …" if len(self.outside) > 4 else "")
+            values = list(dict.fromkeys(self.outside))
+            shown = ", ".join(values[:4]) + (f" and {len(values) - 4} other values" if len(values) > 4 else "")
             made.append(f"Outside the axes, at their edge: {shown}.")
         left = [f"{self.without} bad without a value"] * bool(self.without) + self._unfinished
         return [*made, *([f"Not drawn: {', '.join(left)}."] if left else [])]
