@@ -21,7 +21,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 if os.environ.get("TEST_TYPES"):  # the hints of these are checked at every call, shapes and dtypes too
-    rooms = [f"lambda_hat.{room}" for room in ("samplers", "targets", "analysis")]
+    rooms = ["lambda_hat"]
     jaxtyping.install_import_hook(rooms, "typechecks.check")
 from lambda_hat.commands import main as cli
 from lambda_hat.config import hydra_glue

@@ -11,6 +11,7 @@ import xarray as xr
 
 from lambda_hat.analysis import analyse, estimates, trace, verdict
 from lambda_hat.analysis.summary import Estimand, Summary
+from lambda_hat.config import Config
 from lambda_hat.samplers import sample
 from lambda_hat.store.journal import Journal
 from lambda_hat.targets.artifact import Target
@@ -48,7 +49,7 @@ class Estimation(NamedTuple):
 def estimate_llc(
     target: Target,
     curvature: Curvature | LayerCurvature,
-    settings: Settings,
+    settings: Settings | Config,
     *,
     log: Callable[..., None],
     report: Callable[..., None],

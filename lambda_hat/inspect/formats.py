@@ -51,8 +51,8 @@ def interval(low: float | None, high: float | None) -> str:
     return DASH if low is None or high is None else f"[{low:.5g}, {high:.5g}]"
 
 
-def number(value: float | None, pattern: str) -> str:
-    """A number, or a dash for none."""
+def number(value: float | str | None, pattern: str) -> str:
+    """A number, or a word, in a format; a dash for none."""
     return DASH if value is None else format(value, pattern)
 
 

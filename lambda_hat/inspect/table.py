@@ -6,8 +6,9 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from io import TextIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lambda_hat import store
 from lambda_hat.analysis import summary
@@ -162,7 +163,7 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
         hidden.unlink(missing_ok=True) if hidden.parent.is_dir() else None
 
 
-def write_csv(header: list[str], lines: list[list[Any]], file: IO[str]) -> None:
+def write_csv(header: list[str], lines: list[list[Any]], file: TextIO | TextIOBase) -> None:
     """Write a table as CSV; unknown values are empty, and no text can be read as a formula by a spreadsheet."""
     out = csv.writer(file, lineterminator="\n")
     out.writerow(header)

@@ -303,7 +303,9 @@ class Curved(NamedTuple):
     chi2: float
 
 
-def at_multiplicity(nbeta: Sequence[float], llc: np.ndarray, mcse: np.ndarray, multiplicity: int) -> Curved:
+def at_multiplicity(
+    nbeta: Sequence[float] | np.ndarray, llc: np.ndarray, mcse: np.ndarray, multiplicity: int
+) -> Curved:
     """λ of a minimum of this multiplicity from λ̂ at several nβ.
 
     Arguments:

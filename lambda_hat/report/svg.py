@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 WIDTH = 400
 """Units that every figure is wide, narrow enough for its text to be read on a telephone."""
@@ -137,9 +137,9 @@ class Plot:
     def _add(self, kind, css, title, *at, **more):
         self.marks.append(Mark(kind, css, title, list(at), **more))
 
-    def line(self, xs: Iterable[float], ys: Iterable[float], css: str, title: str = "") -> None:
+    def line(self, xs: Iterable[SupportsFloat], ys: Iterable[SupportsFloat], css: str, title: str = "") -> None:
         """A line through points."""
-        self._add("line", css, title, *((x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)))
+        self._add("line", css, title, *((float(x), float(y)) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)))
 
     def across(self, value: float, css: str, title: str = "") -> None:
         """A horizontal line at a value of y."""
