@@ -51,11 +51,11 @@ class Mapped:
     """Rows of an array in a file; in a tree, an array of their numbers, which is cut, dealt and scanned in place of them.
 
     Attributes:
-        numbers: of the rows.
+        numbers: of the rows, an integer array; of a tree that JAX takes apart, whatever it puts there.
         file: that they are in.
     """
 
-    numbers: Int[Array, "..."]
+    numbers: Any
     file: File
 
     @property
