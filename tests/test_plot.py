@@ -16,7 +16,7 @@ from test_cli import run_of
 import lambda_hat
 from lambda_hat import store
 from lambda_hat.inspect import series
-from lambda_hat.report import plots
+from lambda_hat.report import layout, plots
 from lambda_hat.system.errors import StoreError, UserError
 
 
@@ -169,6 +169,23 @@ def test_known_values_are_marked():
 )
 def test_axes_are_logarithmic_by_themselves(values, expected):
     assert series.is_log(values) is expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([10, 38, 150], True),
+        ([2, 4, 8], True),
+        ([1, 2, 3], False),
+        ([100, 110, 120], False),
+        ([0, 1, 10], False),
+        ([2, 8], False),
+        ([-1, 1, 4], False),
+    ],
+)
+def test_values_with_even_ratios_stand_on_a_logarithmic_axis(values, expected):
+    assert series.is_geometric(values) is expected
+    assert layout.Places(values).log is expected or series.is_log(values)
 
 
 def test_zero_stands_left_of_a_logarithmic_axis():

@@ -4,6 +4,7 @@ What λ̂ estimates is never mixed: the runs of a series differ only in the sett
 """
 
 import difflib
+import itertools
 import math
 import re
 import statistics
@@ -106,6 +107,15 @@ def is_log(values: Iterable[float | None]) -> bool:
     known = [value for value in values if value is not None]
     positive = [value for value in known if value > 0]
     return len(positive) > 1 and min(known) >= 0 and max(positive) >= LOG_RATIO * min(positive)
+
+
+def is_geometric(values: Sequence[float]) -> bool:
+    """Whether values, in order, are spaced more evenly by their ratios than by their differences: 10, 38, 150."""
+    if len(values) < 3 or values[0] <= 0:
+        return False
+    differences = [b - a for a, b in itertools.pairwise(values)]
+    ratios = [math.log(b / a) for a, b in itertools.pairwise(values)]
+    return max(ratios) / min(ratios) < max(differences) / min(differences)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

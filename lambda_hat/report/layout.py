@@ -9,7 +9,7 @@ from typing import Any
 from lambda_hat.analysis import summary
 from lambda_hat.inspect import formats, series
 from lambda_hat.inspect.records import STATES
-from lambda_hat.inspect.series import Panel, Row, in_order, is_log, is_number, short_name, value_of
+from lambda_hat.inspect.series import Panel, Row, in_order, is_geometric, is_log, is_number, short_name, value_of
 
 SPREAD = 0.3
 """Part of the gap between two values on the x axis over which series stand beside each other."""
@@ -58,7 +58,7 @@ class Places:
     def __init__(self, values: Sequence[Any]):
         self.values = in_order(values)
         self.numbers = all(is_number(value) for value in self.values)
-        self.log = self.numbers and is_log(self.values)
+        self.log = self.numbers and (is_log(self.values) or is_geometric(self.values))
         self._least = min((value for value in self.values if value > 0), default=1.0) if self.numbers else 1.0
         at = [self._at(value) for value in self.values]
         self.gap = min((b - a for a, b in itertools.pairwise(at)), default=1.0)
