@@ -9,6 +9,7 @@ from lambda_hat import store
 from lambda_hat.analysis.summary import Summary
 from lambda_hat.jobs import pipeline
 from lambda_hat.store import files, given
+from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
 from lambda_hat.targets import artifact, curvature, losses, mapped
 
@@ -69,6 +70,21 @@ def test_losses_gradients_and_products_are_the_same(pair, one_by_one):
 
     for ours, theirs in zip(*(jax.tree.leaves(jax.jit(all_points)(rows)) for rows in reversed(pair)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_devices_that_read_at_the_same_time_do_not_wait_for_each_other(pair):
+    loss, w0 = network()
+    layout = devices.layout(1e9)
+    assert len(layout.devices) > 1
+    points = np.asarray(w0 + 0.1 * RNG.standard_normal((6, len(w0))), np.float32)
+
+    def gradients(rows, points):
+        return layout.over(lambda w: losses.value_and_grad(loss, rows, w))(points)
+
+    program = layout.program(gradients, 6, (False, True), True)
+    theirs, *ours = (jax.tree.map(np.asarray, program(rows, points)) for rows in (pair[0], *[pair[1]] * 5))
+    for each in ours:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), each, theirs)
 
 
 def test_the_curvature_is_the_same(pair):
