@@ -260,16 +260,16 @@ def _build(job, lease, _gpus):
     lease.report(phase="train", now=True)
     kept = _trajectory(job, say)
     with _journal(job, lease, say) as journal, store.workspace(lease.build) as hidden:
-        told = []
+        known_sizes = []
 
         def fits(sizes):
-            told.append(sizes)
+            known_sizes.append(sizes)
             memory.check(config, "target", sizes)
 
         try:
             target = journal.attempt(lambda: artifact.build(config, say, journal, kept, fits))
         except Exception as error:
-            if told and (mended := memory.out_of_memory(error, config, "target", told[-1])):
+            if known_sizes and (mended := memory.out_of_memory(error, config, "target", known_sizes[-1])):
                 raise mended from error
             raise
         target.meta["walltime_sec"] = time.perf_counter() - began

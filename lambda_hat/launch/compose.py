@@ -20,11 +20,11 @@ class _Chosen(NamedTuple):
 
     Attributes:
         pickled: the configuration; a copy is made of it in a seventh of the time that a deep copy takes.
-        own: names of the settings that no other has a say in: those without an interpolation.
+        independent: names of the settings that depend on no other: those without an interpolation.
     """
 
     pickled: bytes
-    own: frozenset[str]
+    independent: frozenset[str]
 
 
 class Composer:
@@ -56,11 +56,11 @@ class Composer:
         chosen = self._chosen[choices]
         config = pickle.loads(chosen.pickled)
         hydra_private.apply_overrides(single, config)
-        said = {name: [] for name in chosen.own}
+        lines = {name: [] for name in chosen.independent}
         for override in single:
-            if (name := override.key_or_group.partition(".")[0]) in said:
-                said[name].append(override.input_line)
-        keys = {name: (choices, name, *lines) for name, lines in said.items() if "${" not in str(lines)}
+            if (name := override.key_or_group.partition(".")[0]) in lines:
+                lines[name].append(override.input_line)
+        keys = {name: (choices, name, *each) for name, each in lines.items() if "${" not in str(each)}
         made = to_config(config, {name: self._made[key] for name, key in keys.items() if key in self._made})
         self._made |= {key: getattr(made, name) for name, key in keys.items()}
         return made
@@ -71,5 +71,5 @@ class Composer:
         with open_dict(config):
             del config["hydra"]
         texts = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-        own = frozenset(name for name, values in texts.items() if "${" not in repr(values))
-        return _Chosen(pickle.dumps(config), own)
+        independent = frozenset(name for name, values in texts.items() if "${" not in repr(values))
+        return _Chosen(pickle.dumps(config), independent)
