@@ -80,7 +80,7 @@ def expanded(words: list[str], compose: Callable[[list[str]], Any]) -> list[list
     if int(match[1]) < 2:
         raise ConfigError(f"{word}: a logarithm is spaced from two checkpoints on; take log20, or name the steps.")
     try:
-        steps = compose(rest).training.steps
+        steps = getattr(compose(rest).training, "steps", None)
     except Exception as error:
         if not (isinstance(error, ConfigError) or messages.is_of_composition(error)):
             raise
