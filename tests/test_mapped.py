@@ -7,7 +7,7 @@ from problems import config
 
 from lambda_hat import store
 from lambda_hat.analysis.summary import Summary
-from lambda_hat.jobs import pipeline
+from lambda_hat.jobs import memory, pipeline
 from lambda_hat.store import files, given
 from lambda_hat.system import devices
 from lambda_hat.system.errors import ConfigError
@@ -139,6 +139,18 @@ def test_mapped_data_are_checked_as_others(tmp_path, monkeypatch, spoil, sentenc
             read()
 
 
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2", "?", "<u1", ">i8"])
+def test_numbers_of_any_kind_are_those_of_the_file(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(files, "MAPPED_FROM", 100)
+    array = np.asfortranarray((10 * X).astype(dtype))
+    np.save(tmp_path / "x.npy", array)
+    found = given.pairs(str(tmp_path / "x.npy"), str(tmp_path / "x.npy"), None).x
+    assert isinstance(found, np.memmap) == (np.dtype(dtype).isnative)
+    rows = losses.to_rows(found, found, 1, np.float64)
+    assert rows.x.dtype == (np.float64 if array.dtype.kind == "f" else np.int64)
+    np.testing.assert_array_equal(np.asarray(mapped.loaded(rows.x)).reshape(-1, 3)[:700], array)
+
+
 def test_a_pickled_array_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAPPED_FROM", 1)
     np.save(tmp_path / "x.npy", np.array([{}], object), allow_pickle=True)
@@ -185,3 +197,18 @@ def test_a_run_over_mapped_data_is_the_one_over_data_in_memory(tmp_path, monkeyp
     assert (memory.target_id, memory.run_id) == (file.target_id, file.run_id), "where data lie is in no name"
     assert file.llc_mean == pytest.approx(memory.llc_mean, rel=1e-3)
     assert file.singular_fluctuation == pytest.approx(memory.singular_fluctuation, rel=1e-2)
+
+
+def test_data_that_stay_in_their_file_are_not_counted_as_memory(tmp_path, monkeypatch):
+    n, d = 20_000, 50
+    np.save(tmp_path / "x.npy", np.zeros((n, d), np.float32))
+    np.save(tmp_path / "y.npy", np.zeros((n, 1), np.float32))
+    paths = f"data.path={tmp_path}/x.npy", f"data.labels_path={tmp_path}/y.npy"
+    made = config(
+        "data=file", *paths, "data.noise_scale=1", f"model.in_dim={d}", "model.depth=null", "model.widths=[2]"
+    )
+    whole = memory.predict(made, "run")["data and training"]
+    monkeypatch.setattr(memory, "MAPPED_FROM", 4 * n * d)
+    by_rows = memory.predict(made, "run")["data and training"]
+    assert whole - by_rows > 16 * n * d, "inputs and labels, and a copy of them, in float64"
+    assert by_rows > n * memory.MAPPED_PAIR

@@ -311,10 +311,12 @@ def _npy(path, key):
 
     with _opened(path, key) as file:
         try:
-            if os.fstat(file.fileno()).st_size < files.MAPPED_FROM:
-                return np.lib.format.read_array(file, allow_pickle=False)
-            array = files.map_array(file)
-            return array.view(np.uint8) if array.dtype == bool else array
+            if os.fstat(file.fileno()).st_size >= files.MAPPED_FROM:
+                array = files.map_array(file)
+                if array.dtype.isnative:
+                    return array.view(np.uint8) if array.dtype == bool else array
+                file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
         except Exception as error:
             raise _no_arrays(path, key, "an .npy file", error) from error
 
