@@ -505,3 +505,12 @@ def test_thousands_of_runs_are_drawn_in_few_letters():
     (bars,) = [mark for mark in plot.marks if mark.kind == "error"]
     assert len(dots.at) == len(bars.at) == 3000 and len(plot.svg()) < 300_000
     assert {x for x, _ in dots.at} == {0.0, 1.0, 2.0, 3.0} and plot.xticks()[1] == (1.0, "10")
+
+
+def test_the_last_tick_of_an_axis_is_within_the_figure():
+    made = svg.Plot((1e-15, 1e-12), (0, 1), xlabel="MCSE", xlog=True).svg()
+    places = {
+        text: float(x) for x, text in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([^<]*)<', made)
+    }
+    assert places["1e-12"] + svg.LETTER * len("1e-12") / 2 <= svg.WIDTH
+    assert places["1e-13"] < places["1e-12"] - svg.LETTER * len("1e-12")

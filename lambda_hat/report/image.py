@@ -96,7 +96,7 @@ class _Pen:
         for value, name in plot.xticks():
             x = self._left + plot.x(value)
             ax.plot([x, x], [svg.TOP, self._bottom], **grid)
-            ax.text(x, self._bottom + 13, name, ha="center", **small)
+            ax.text(min(x, svg.WIDTH - svg.LETTER * len(name) / 2), self._bottom + 13, name, ha="center", **small)
         for value, name in plot.ticks():
             y = self._bottom - plot.y(value)
             if plot.names is None:

@@ -232,7 +232,8 @@ class Plot:
         for value, name in self.xticks():
             x = self.left + self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom:g}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{bottom + 13:g}" text-anchor="middle">{escape(name)}</text>')
+            middle = min(x, WIDTH - LETTER * len(name) / 2)  # at the right end it would be cut off
+            parts.append(f'<text x="{middle:.1f}" y="{bottom + 13:g}" text-anchor="middle">{escape(name)}</text>')
         for value, name in self.ticks():
             y = bottom - self.y(value)
             if self.names is None:
