@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lambda_hat.config.data import Data, misfits
+from lambda_hat.config.data import misfits
 from lambda_hat.config.fields import setting
 from lambda_hat.config.model import Analytic, Model, Network
 from lambda_hat.store import given
@@ -79,8 +79,12 @@ class Posterior:
         """γ for p parameters."""
         return self.gamma if self.prior_radius is None else p / self.prior_radius**2
 
-    def pairs(self, data: Data) -> int:
-        """Number of pairs n that L_n is the mean over, where the target's data are `data`."""
+    def pairs(self, data: Any) -> int:
+        """Number of pairs n that L_n is the mean over.
+
+        Arguments:
+            data: the target's `Data`, or whatever has its `n_data` and `target`.
+        """
         return data.n_data if self.data is None else self.facts(data.target).x_shape[0]
 
     def facts(self, target: str | None) -> given.Facts:

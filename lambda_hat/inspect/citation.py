@@ -15,7 +15,9 @@ TABLES = ("tables.csv", "tables.md", "tables.tex")
 def tables(records: Sequence[Record]) -> dict[str, str]:
     """The text of each of TABLES for the runs among these records; nothing in it depends on where their root is."""
     runs = [
-        replace(record, directory=Path("targets", record.target_id, record.run_id), notes=record.summary.status_reasons)
+        replace(
+            record, directory=Path("targets", record.target_id, record.run_id), notes=[*record.summary.status_reasons]
+        )
         for record in records
         if record.run_id and record.summary
     ]
