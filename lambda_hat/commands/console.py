@@ -218,9 +218,8 @@ def run(act: Callable[[argparse.Namespace], int | None], parser: argparse.Argume
         act: called with the parsed arguments; returns the exit code (None is 0).
     """
 
-    gc.set_threshold(
-        200_000, 50, 100
-    )  # thousands of records are no garbage, and looking through them takes a tenth of the time
+    # Thousands of records are no garbage, and looking through them takes a tenth of the time.
+    gc.set_threshold(200_000, 50, 100)
 
     def command():
         try:

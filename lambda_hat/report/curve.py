@@ -71,16 +71,15 @@ def _lines(group, read):
     return found.values()
 
 
+def _axes(span, values, ylabel, what):
+    """An empty figure of these values against the step of training."""
+    label = f"{what} against the step of training"
+    return svg.Plot(span, value_range(values), xlabel="step of training", ylabel=ylabel, xlog=True, label=label)
+
+
 def _loss(group, place, span, context):
     values = [value for record in group for value in _losses(record) if value is not None]
-    plot = svg.Plot(
-        span,
-        value_range(values),
-        xlabel="step of training",
-        ylabel="mean loss",
-        xlog=True,
-        label="Mean loss against the step of training",
-    )
+    plot = _axes(span, values, "mean loss", "Mean loss")
     for i, dashes in ((0, ""), (1, " dashed")):
         for line in _lines(group, lambda record, i=i: _losses(record)[i]):
             plot.line([place(r) for r, _ in line], [v for _, v in line], f"plain{dashes}", f"seed {_seed(line)}")
@@ -94,14 +93,7 @@ def _seed(line):
 def _llc(group, place, span, context):
     ends = [end for record in group for end in record.result.llc_interval95]
     means = [record.result.llc_mean for record in group]
-    plot = svg.Plot(
-        span,
-        value_range([*ends, *means]),
-        xlabel="step of training",
-        ylabel="λ̂",
-        xlog=True,
-        label="Estimates against the step of training",
-    )
+    plot = _axes(span, [*ends, *means], "λ̂", "Estimates")
     for line in _lines(group, lambda record: record.result.llc_mean):
         css = context.css(line[0][0])
         plot.line([place(r) for r, _ in line], [v for _, v in line], f"thin {css}", f"seed {_seed(line)}")
@@ -118,14 +110,7 @@ def _llc(group, place, span, context):
 def _from_minimum(group, place, span, context):
     read = lambda record: record.result.llc_from_minimum
     values = [value for line in _lines(group, read) for _, value in line]
-    plot = svg.Plot(
-        span,
-        value_range(values),
-        xlabel="step of training",
-        ylabel="λ̂ + descent gain",
-        xlog=True,
-        label="Estimates from the minimum near w0 against the step of training",
-    )
+    plot = _axes(span, values, "λ̂ + descent gain", "Estimates from the minimum near w0")
     for line in _lines(group, read):
         css = context.css(line[0][0])
         plot.line([place(r) for r, _ in line], [v for _, v in line], f"thin {css}", f"seed {_seed(line)}")

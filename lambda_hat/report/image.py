@@ -13,8 +13,16 @@ DOTS = 200
 """Per inch of a PNG; a unit of a figure is a point."""
 
 MARKERS = {
-    **{"dot": "o", "small": ".", "square": "s", "up": "^", "diamond": "D", "down": "v", "right": ">", "left": "<"},
-    **{"bar": "|", "cross": "x"},
+    "dot": "o",
+    "small": ".",
+    "square": "s",
+    "up": "^",
+    "diamond": "D",
+    "down": "v",
+    "right": ">",
+    "left": "<",
+    "bar": "|",
+    "cross": "x",
 }
 """matplotlib's letters of `svg.SHAPES`."""
 
@@ -96,7 +104,7 @@ class _Pen:
         for value, name in plot.xticks():
             x = self._left + plot.x(value)
             ax.plot([x, x], [svg.TOP, self._bottom], **grid)
-            ax.text(min(x, svg.WIDTH - svg.LETTER * len(name) / 2), self._bottom + 13, name, ha="center", **small)
+            ax.text(svg.middle(x, name), self._bottom + 13, name, ha="center", **small)
         for value, name in plot.ticks():
             y = self._bottom - plot.y(value)
             if plot.names is None:

@@ -81,6 +81,11 @@ def tick_text(value: float) -> str:
     return f"{value:g}"
 
 
+def middle(x: float, name: str) -> float:
+    """Where the middle of a tick's name is: at the tick, but for the right end, where it would be cut off."""
+    return min(x, WIDTH - LETTER * len(name) / 2)
+
+
 class Mark(NamedTuple):
     """What is drawn in one go, by values.
 
@@ -232,8 +237,9 @@ class Plot:
         for value, name in self.xticks():
             x = self.left + self.x(value)
             parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom:g}"/>')
-            middle = min(x, WIDTH - LETTER * len(name) / 2)  # at the right end it would be cut off
-            parts.append(f'<text x="{middle:.1f}" y="{bottom + 13:g}" text-anchor="middle">{escape(name)}</text>')
+            parts.append(
+                f'<text x="{middle(x, name):.1f}" y="{bottom + 13:g}" text-anchor="middle">{escape(name)}</text>'
+            )
         for value, name in self.ticks():
             y = bottom - self.y(value)
             if self.names is None:
@@ -244,9 +250,9 @@ class Plot:
         drawn = "".join(_DRAWN.get(mark.kind, _shapes)(self, mark) for mark in self.marks)
         parts.append(f'<svg x="{self.left}" y="{TOP}" width="{self.width:g}" height="{self.height:g}">{drawn}</svg>')
         parts.append(f'<path class="axis" d="M{self.left} {TOP}V{bottom:g}H{self.left + self.width:g}"/>')
-        middle = self.left + self.width / 2
+        half = self.left + self.width / 2
         parts.append(
-            f'<text class="label" x="{middle:.0f}" y="{height - 5:g}" text-anchor="middle">{escape(self.xlabel)}</text>'
+            f'<text class="label" x="{half:.0f}" y="{height - 5:g}" text-anchor="middle">{escape(self.xlabel)}</text>'
         )
         if self.ylabel:
             turned = f'x="11" y="{TOP + self.height / 2:.0f}" transform="rotate(-90 11 {TOP + self.height / 2:.0f})"'
